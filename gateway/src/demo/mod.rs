@@ -1,0 +1,1 @@
+//! Example services that the binary carries itself.

@@ -1,0 +1,1 @@
+//! Where a request can go besides a service: redirect, reply.

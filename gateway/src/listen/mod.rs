@@ -1,0 +1,1 @@
+//! Sockets and connections: TLS by SNI, limits and deadlines, PROXY protocol, the strict head check.

@@ -1,0 +1,1 @@
+//! One record per request: what is written, in which form, and where to.

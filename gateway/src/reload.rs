@@ -1,0 +1,1 @@
+//! Parse, build, swap; or keep the old generation and say why.

@@ -1,0 +1,1 @@
+//! Pingora's errors as answers.

@@ -1,0 +1,1 @@
+//! Upstream services: endpoints, balancing, health, breakers, retries.

@@ -1,0 +1,1 @@
+//! Between Pingora's session and the house: heads in, replies out.
