@@ -3,9 +3,13 @@
 pub mod admin;
 pub mod cli;
 pub mod client;
+pub mod clock;
 pub mod conf;
+pub mod deadline;
 pub mod demo;
 pub mod destination;
+pub mod forwarded;
+pub mod id;
 pub mod listen;
 pub mod log;
 pub mod metrics;
