@@ -2,6 +2,7 @@
 
 use crate::filter::{GO, Reply, Step};
 use crate::units::Mode;
+use http::Uri;
 use smallvec::SmallVec;
 use smol_str::SmolStr;
 use std::borrow::Cow;
@@ -27,6 +28,8 @@ pub struct Cx {
     pub route: SmolStr,
     /// What the route's pattern captured.
     pub captures: Captures,
+    /// What the client asked for, where the route's rewrite changed it: captures are ranges of this path.
+    pub asked: Option<Uri>,
     /// The request's id, as logged and sent upstream.
     pub id: SmolStr,
     /// The request is gRPC: refusals must be gRPC statuses.
@@ -92,6 +95,7 @@ impl Cx {
             tls: None,
             route: SmolStr::default(),
             captures: Captures::default(),
+            asked: None,
             id: SmolStr::default(),
             grpc: false,
             step: "",

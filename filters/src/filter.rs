@@ -7,6 +7,7 @@ use crate::keep::Keep;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use serde::de::DeserializeOwned;
+use smol_str::SmolStr;
 use std::fmt::Debug;
 use std::ops::{ControlFlow, Range};
 
@@ -78,6 +79,8 @@ pub struct BuildCx<'a> {
     pub origin: &'a dyn Fn(usize) -> String,
     /// The route that is being built.
     pub route: &'a str,
+    /// What its pattern captures.
+    pub captures: &'a [SmolStr],
 }
 
 #[cfg(not(feature = "schema"))]

@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 pub mod cx;
+pub mod expr;
 pub mod filter;
 pub mod head;
 pub mod keep;
+pub mod nets;
 pub mod pipeline;
 #[macro_use]
 mod registry;

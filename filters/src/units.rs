@@ -2,11 +2,10 @@
 
 use crate::short::Bad;
 use ipnet::IpNet;
-use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::de::{self, Visitor};
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::IpAddr;
-use std::str::FromStr;
 use std::time::Duration;
 
 /// A value that is written as text, such as `"5s"`.
@@ -18,7 +17,7 @@ pub trait Unit: Sized {
     fn parse(text: &str) -> Result<Self, Bad>;
 }
 
-struct Text<U>(PhantomData<U>);
+pub(crate) struct Text<U>(pub PhantomData<U>);
 
 impl<U: Unit> Visitor<'_> for Text<U> {
     type Value = U;
@@ -33,15 +32,15 @@ impl<U: Unit> Visitor<'_> for Text<U> {
 /// Deserialize, FromStr and the schema of a unit all come from its `parse`.
 macro_rules! unit {
     ($Type:ty, $name:literal) => {
-        impl<'de> Deserialize<'de> for $Type {
-            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                d.deserialize_str(Text::<$Type>(PhantomData))
+        impl<'de> serde::Deserialize<'de> for $Type {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                d.deserialize_str($crate::units::Text::<$Type>(std::marker::PhantomData))
             }
         }
-        impl FromStr for $Type {
-            type Err = Bad;
-            fn from_str(s: &str) -> Result<Self, Bad> {
-                <$Type as Unit>::parse(s)
+        impl std::str::FromStr for $Type {
+            type Err = $crate::short::Bad;
+            fn from_str(s: &str) -> Result<Self, $crate::short::Bad> {
+                <$Type as $crate::units::Unit>::parse(s)
             }
         }
         #[cfg(feature = "schema")]
@@ -52,13 +51,15 @@ macro_rules! unit {
             fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
                 schemars::json_schema!({
                     "type": "string",
-                    "description": <$Type as Unit>::FORM,
-                    "pattern": <$Type as Unit>::PATTERN,
+                    "description": <$Type as $crate::units::Unit>::FORM,
+                    "pattern": <$Type as $crate::units::Unit>::PATTERN,
                 })
             }
         }
     };
 }
+
+pub(crate) use unit;
 
 /// Splits `12.5ms` into its number and what follows.
 fn number(text: &str) -> (&str, &str) {
