@@ -1,1 +1,49 @@
 //! The TOML exactly as written: positions, tree, merge with provenance, tree to types.
+//!
+//! [`load`] is the door: files in, typed [`Conf`] out, or every [`Fault`] of every file at once. The way: `source`
+//! (files as one range of offsets) → `tree` (values with places, references resolved) → `load` (sections, names) →
+//! `merge` (policies into routes) → `de` (types). `explain` and `schema` look at the same tree and the same types.
+
+pub mod de;
+mod explain;
+mod fault;
+mod include;
+mod load;
+mod merge;
+mod schema;
+mod server;
+mod source;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+pub use explain::{Setting, Settings};
+pub use fault::{Fault, Faults, did_you_mean};
+pub use load::{Conf, Item, Loaded, Options, Route, load, read};
+pub use schema::schema;
+pub use server::Server;
+pub use source::{Place, Sources};
+pub use tree::{Entry, Node, Span, Text, Value};
+
+use pending::{admin, listen, route, service};
+
+/// Stands in until the sections' own modules are there.
+mod pending {
+    macro_rules! section {
+        ($name:ident, $title:literal, { $($(#[$m:meta])* $key:ident: $Type:ty),* $(,)? }) => {
+            pub mod $name {
+                #[derive(Debug, Default, serde::Deserialize, schemars::JsonSchema)]
+                #[serde(deny_unknown_fields)]
+                #[schemars(rename = $title)]
+                pub struct Conf { $($(#[$m])* pub $key: $Type),* }
+            }
+        };
+    }
+    section!(admin, "admin", { addr: Option<String>, token: Option<filters::units::Secret> });
+    section!(listen, "listen", { addr: String, redirect: Option<String> });
+    section!(service, "service", { to: Vec<String>, balance: Option<String> });
+    section!(route, "route", {
+        r#match: String, priority: Option<i64>, to: Option<serde_json::Value>, redirect: Option<String>,
+        reply: Option<u16>, policy: Option<serde_json::Value>, mirror: Option<serde_json::Value>
+    });
+}
