@@ -3,6 +3,8 @@
 
 use super::source::Sources;
 use super::tree::{Node, Value, join, key};
+use serde_json::Value as Json;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// One setting: a key's whole path, what the file says, and where.
@@ -35,6 +37,55 @@ impl fmt::Display for Settings {
             writeln!(f, "{line:<COLUMN$} # {}", s.origin)?;
         }
         Ok(())
+    }
+}
+
+/// What holds where nobody wrote anything: the defaults that the schema knows, of every table that `node` has.
+pub fn defaults(node: &Node, schema: &Json, definition: &str) -> Settings {
+    let mut all = vec![];
+    absent(node, &[&schema["definitions"][definition]], schema, "", &mut all);
+    Settings(all)
+}
+
+fn absent(node: &Node, shapes: &[&Json], root: &Json, path: &str, all: &mut Vec<Setting>) {
+    let mut properties = BTreeMap::new();
+    shapes.iter().for_each(|shape| collect(shape, root, &mut properties, 0));
+    for (name, shape) in properties {
+        let path = join(path, &key(name));
+        match node.entry(name) {
+            Some(e) if matches!(e.node.value, Value::Table(_)) => absent(&e.node, &[shape], root, &path, all),
+            Some(_) => {}
+            None => {
+                if let Some(value) = shape.get("default").and_then(toml) {
+                    all.push(Setting { path, value, origin: "default".into() });
+                }
+            }
+        }
+    }
+}
+
+/// The properties of a shape, through references and alternatives. A chain of references has an end, as types have.
+fn collect<'s>(shape: &'s Json, root: &'s Json, to: &mut BTreeMap<&'s str, &'s Json>, depth: usize) {
+    if depth > 8 {
+        return;
+    }
+    let target = shape.get("$ref").and_then(Json::as_str).and_then(|r| root.pointer(r.trim_start_matches('#')));
+    let alternatives = ["allOf", "anyOf", "oneOf"].iter().filter_map(|k| shape.get(k)?.as_array()).flatten();
+    for inner in target.into_iter().chain(alternatives) {
+        collect(inner, root, to, depth + 1);
+    }
+    for (name, property) in shape.get("properties").and_then(Json::as_object).into_iter().flatten() {
+        to.insert(name, property);
+    }
+}
+
+/// A default as TOML writes it; nothing for what only says that there is nothing.
+fn toml(value: &Json) -> Option<String> {
+    match value {
+        Json::Null => None,
+        Json::Array(a) if a.is_empty() => None,
+        Json::Object(_) => None,
+        other => Some(other.to_string()),
     }
 }
 

@@ -3,7 +3,7 @@
 //! look for theirs; `sound` says which parts are whole.
 
 use super::de;
-use super::explain::{Settings, settings};
+use super::explain::{Settings, defaults, settings};
 use super::fault::{Fault, Faults, did_you_mean};
 use super::include;
 use super::merge::merge;
@@ -111,9 +111,13 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Every setting of a route with its author; `None` if there is no such route.
+    /// Every setting of a route with its author, and then the defaults that hold beside them; `None` if there is no
+    /// such route.
     pub fn explain(&self, route: &str) -> Option<Settings> {
-        self.conf.route.get(route).map(|r| settings(&r.merged, &self.sources))
+        let route = self.conf.route.get(route)?;
+        let mut all = settings(&route.merged, &self.sources);
+        all.0.extend(defaults(&route.merged, &super::schema(), "Route").0);
+        Some(all)
     }
     /// The running configuration, one setting a line, references as references.
     pub fn settings(&self) -> Settings {

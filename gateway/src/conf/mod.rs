@@ -15,6 +15,8 @@ mod server;
 mod source;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tidy;
 mod tree;
 
 pub use explain::{Setting, Settings};

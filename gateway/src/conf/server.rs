@@ -1,5 +1,6 @@
 //! `[server]`: what holds for the whole process.
 
+use crate::path::PathPolicy;
 use filters::units::{ByteSize, Cidr, Span};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -26,6 +27,10 @@ pub struct Server {
     pub request_head: ByteSize,
     /// The largest request body where a route does not say otherwise. A larger one gets 413. Default: `"10MB"`.
     pub request_body: ByteSize,
+    /// What is done with paths that different servers read differently.
+    pub path: PathPolicy,
+    /// Where the access log goes and what stands in it.
+    pub log: crate::log::Conf,
 }
 
 impl Default for Server {
@@ -38,6 +43,8 @@ impl Default for Server {
             max_connections_per_ip: None,
             request_head: ByteSize(32 << 10),
             request_body: ByteSize(10_000_000),
+            path: PathPolicy::default(),
+            log: crate::log::Conf::default(),
         }
     }
 }

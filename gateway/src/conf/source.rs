@@ -99,7 +99,7 @@ impl Sources {
         let sound = errors.is_empty();
         for e in errors {
             let span = e.span().unwrap_or(0..0);
-            faults.push(Fault::new(span.start + base..span.end + base, e.message().to_string()));
+            faults.push(syntax(&text, span, base, e.message()));
         }
         // a tree with holes would only breed false faults
         let node = sound.then(|| {
@@ -179,6 +179,37 @@ impl Sources {
         self.resolved.dedup();
         self.files.sort();
         self.files.dedup();
+    }
+}
+
+/// A syntax error. The parser does not say where a key that stands twice was first: the same words are looked for,
+/// for a key since its table's header, for a header in the whole file.
+fn syntax(text: &str, span: Span, base: usize, message: &str) -> Fault {
+    let at = span.start + base..span.end + base;
+    let key = text.get(span.clone()).unwrap_or("").trim();
+    if message != "duplicate key" || key.is_empty() {
+        return Fault::new(at, message);
+    }
+    let fault = Fault::new(at, format!("duplicate key `{key}`"));
+    let start = text[..span.start].rfind('\n').map_or(0, |i| i + 1);
+    let line = text[start..].lines().next().unwrap_or("").trim();
+    let header = line.starts_with('[');
+    let mut first = None;
+    let mut offset = 0;
+    for candidate in text[..start].split_inclusive('\n') {
+        let (shown, indent) = (candidate.trim(), candidate.len() - candidate.trim_start().len());
+        if header && shown == line {
+            first = first.or(Some(offset + indent));
+        } else if !header && shown.starts_with('[') {
+            first = None;
+        } else if !header && shown.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with(['=', '.'])) {
+            first = first.or(Some(offset + indent));
+        }
+        offset += candidate.len();
+    }
+    match first {
+        Some(first) => fault.also(first + base..first + base + key.len(), "first defined"),
+        None => fault,
     }
 }
 

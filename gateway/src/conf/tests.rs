@@ -339,13 +339,18 @@ a.toml:11:19: server.max_connections: found integer 5000000000, expected a whole
 #[test]
 fn syntax() {
     assert_eq!(
-        bad("[route.a]\nmatch = \"x\nto = \"y\"\nto=\"z\"\n"),
+        bad("[route.a]\nmatch = \"x\nto = \"y\"\nto=\"z\"\n[route.b]\nto = 1\n[route.a]\nx = 1\n"),
         r#"a.toml:2:11: invalid basic string, expected `"`
     2 | match = "x
       |           ^
-a.toml:4:1: duplicate key
+a.toml:4:1: duplicate key `to`
     4 | to="z"
-      | ^^"#
+      | ^^
+      = first defined at a.toml:3:1
+a.toml:7:8: duplicate key `a`
+    7 | [route.a]
+      |        ^
+      = first defined at a.toml:1:1"#
     );
 }
 
@@ -550,6 +555,7 @@ fn checking_without_the_secrets() {
     assert!(faults.is_empty(), "{faults}");
     let loaded = loaded.expect("no faults");
     assert_eq!(loaded.conf.server.threads.map(u16::from), Some(2));
+    assert!(!loaded.complete, "a service without its addresses is not one");
     let (_, faults) = check(&config.replace("cred:token", "crud:token").replace("threads", "treads"));
     assert_eq!(faults.len(), 2, "form and keys are checked all the same: {faults}");
 }
@@ -804,6 +810,30 @@ fn wrong_values_anywhere_never_panic() {
             assert!(faults.lines().all(|l| l.starts_with("a.toml:")), "{faults}");
         }
     }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() })]
+    #[test]
+    fn any_bytes_are_read_or_refused(at in 0..DECENT.len(), cut in 0..9_usize, new in proptest::collection::vec(proptest::num::u8::ANY, 0..9)) {
+        let mut bytes = DECENT.as_bytes().to_vec();
+        bytes.splice(at..(at + cut).min(DECENT.len()), new);
+        let (loaded, faults) = text(bytes);
+        assert!(loaded.is_some() || !faults.is_empty());
+        assert!(faults.lines().all(|l| l.starts_with("a.toml:")), "{faults}");
+        let _ = faults.to_string();
+    }
+}
+
+#[test]
+fn defaults_are_told_apart() {
+    let node = |toml: &str| {
+        let mut loader = loader(false);
+        loader.sources.parse("t", toml.into(), Path::new(""), &loader.outside, &mut loader.faults).expect("it parses")
+    };
+    let shown = |toml: &str| explain::defaults(&node(toml), &schema(), "server").to_string();
+    assert!(shown("path.non_ascii = \"encode\"").contains("path.merge_slashes = true"), "{}", shown("path = {}"));
+    assert!(!shown("path.merge_slashes = false").contains("path.merge_slashes"));
 }
 
 #[test]
