@@ -4,6 +4,7 @@
 use crate::cx::Cx;
 use crate::head::{RequestHead, ResponseHead};
 use crate::keep::Keep;
+use crate::short::Bad;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use serde::de::DeserializeOwned;
@@ -64,6 +65,13 @@ impl BuildError {
     pub fn at(mut self, span: Range<usize>) -> BuildError {
         self.at = Some(span);
         self
+    }
+    /// A fault within the string whose place in the file is `span`. The place is exact where the string stands there as
+    /// it is; with escapes in it, the whole string is meant.
+    pub fn within(span: Range<usize>, text: &str, bad: Bad) -> BuildError {
+        let plain = span.len() == text.len() + 2;
+        let at = if plain { span.start + 1 + bad.at.start..span.start + 1 + bad.at.end } else { span };
+        BuildError::new(bad.why).at(at)
     }
     pub fn hint(mut self, hint: impl Into<String>) -> BuildError {
         self.hint = Some(hint.into());

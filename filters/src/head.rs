@@ -34,6 +34,14 @@ pub fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item
         .filter(|item| !item.is_empty())
 }
 
+/// Adds a name to `Vary`, unless it is there already.
+pub fn vary(head: &mut ResponseHead, name: &'static str) {
+    if !list(&head.headers, &http::header::VARY).any(|v| v == "*" || v.eq_ignore_ascii_case(name)) {
+        // Fails only when the map is full, at 32768 headers.
+        _ = head.append_header(http::header::VARY, name);
+    }
+}
+
 /// The first cookie of that name. Names are case-sensitive (RFC 6265, section 5.4).
 pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cx;
+mod edit;
 pub mod expr;
 pub mod filter;
 pub mod head;
@@ -15,16 +16,35 @@ pub mod pipeline;
 #[macro_use]
 mod registry;
 pub mod short;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod units;
 
+pub mod compress;
+pub mod cors;
+pub mod ip;
+pub mod request;
 pub mod response;
+pub mod size;
 
 use bytes::Bytes;
 use cx::Cx;
 use filter::{BuildCx, BuildError, Filter, Step};
 use head::{RequestHead, ResponseHead};
 
+// The response passes the list from the bottom up: what the upstream answered is compressed last of all, after
+// `response` has dressed it.
 filters! {
-    /// Headers of the response: set, append, remove.
+    /// Compression of responses.
+    compress::Compress,
+    /// Headers of the response: set, append, remove. Also of the gateway's own answers.
     response::Response,
+    /// Which addresses may come in.
+    ip::Ip,
+    /// Which web pages of other origins may use this.
+    cors::Cors,
+    /// How large a request may be.
+    size::Size,
+    /// Headers of the request to the upstream: set, append, remove.
+    request::Request,
 }

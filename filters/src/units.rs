@@ -249,6 +249,17 @@ pub enum Mode {
     Enforce,
 }
 
+impl Mode {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mode::Off => "off",
+            Mode::Observe => "observe",
+            Mode::Enforce => "enforce",
+        }
+    }
+}
+
 /// A value that only a reference may give, and that nothing prints.
 #[derive(serde::Deserialize, Clone, PartialEq, Eq)]
 #[serde(rename = "$secret")]

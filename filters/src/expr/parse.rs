@@ -258,7 +258,10 @@ impl<'t> Parser<'t> {
     fn blocks(&mut self) -> Result<Test, Bad> {
         let mut written = vec![];
         if self.peek().kind == Kind::Sign("[") {
-            self.listed(|p| Ok(written.push(p.block()?)))?;
+            self.listed(|p| {
+                written.push(p.block()?);
+                Ok(())
+            })?;
         } else {
             written.push(self.block()?);
         }

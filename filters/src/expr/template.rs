@@ -170,9 +170,8 @@ mod tests {
     fn render(template: &str) -> String {
         let mut head = RequestHead::build("GET", b"/users/a%0Db?q=%0A", None).unwrap();
         head.insert_header("x-region", "eu").unwrap();
-        let mut cx = Cx::default();
-        cx.host = "example.com".into();
-        cx.captures = Captures { names: Arc::from(names(&["id"])), spans: smallvec![(7, 12)] };
+        let captures = Captures { names: Arc::from(names(&["id"])), spans: smallvec![(7, 12)] };
+        let cx = Cx { host: "example.com".into(), captures, ..Cx::default() };
         Template::parse(template, Some(&names(&["id"]))).unwrap().text(&View { head: &head, cx: &cx })
     }
 
@@ -191,9 +190,8 @@ mod tests {
     #[test]
     fn what_was_asked_survives_a_rewrite() {
         let head = RequestHead::build("GET", b"/internal", None).unwrap();
-        let mut cx = Cx::default();
-        cx.asked = Some("/users/7?a=1".parse().unwrap());
-        cx.captures = Captures { names: Arc::from(names(&["id"])), spans: smallvec![(7, 8)] };
+        let captures = Captures { names: Arc::from(names(&["id"])), spans: smallvec![(7, 8)] };
+        let cx = Cx { asked: Some("/users/7?a=1".parse().unwrap()), captures, ..Cx::default() };
         let template = Template::parse("{id} {path} {query.a}", None).unwrap();
         assert_eq!(template.text(&View { head: &head, cx: &cx }), "7 /users/7 1");
     }
