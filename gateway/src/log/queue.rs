@@ -3,11 +3,12 @@
 //! block, so an idle gateway has an idle writer, and a busy one few system calls.
 
 use super::sink::Sink;
+use crate::metrics::slot;
 use parking_lot::{Condvar, Mutex};
 use prometheus::IntCounter;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -110,15 +111,6 @@ impl Drop for Queue {
         self.shared.closing.store(true, Release);
         self.writer.unpark();
     }
-}
-
-/// Which buffer is this thread's: threads are counted as they come.
-fn slot() -> usize {
-    static THREADS: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static SLOT: usize = THREADS.fetch_add(1, Relaxed);
-    }
-    SLOT.with(|slot| *slot)
 }
 
 struct Writer {
