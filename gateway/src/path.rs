@@ -104,6 +104,8 @@ pub enum Refused {
     Backslash,
     BeyondRoot,
     HiddenDots,
+    /// A rewrite would change the structure that the configuration gave it.
+    Rewrite,
 }
 
 impl Refused {
@@ -124,6 +126,7 @@ impl Refused {
             Refused::Backslash => "a backslash in the path",
             Refused::BeyondRoot => "the path leads above its root",
             Refused::HiddenDots => "a hidden dot segment in the path",
+            Refused::Rewrite => "a value does not fit into the rewritten target",
         }
     }
     /// The rule's name in decisions and metrics.
@@ -140,6 +143,7 @@ impl Refused {
             Refused::Backslash => "path.backslash",
             Refused::BeyondRoot => "path.root",
             Refused::HiddenDots => "path.dots",
+            Refused::Rewrite => "path.rewrite",
         }
     }
 }
@@ -154,6 +158,15 @@ impl std::error::Error for Refused {}
 
 /// The one form of a request's target. Takes origin-form (`/a?b`) and absolute-form (`http://host/a?b`).
 pub fn canonical<'a>(target: &'a [u8], policy: &PathPolicy) -> Result<Canonical<'a>, Refused> {
+    form(target, policy, true)
+}
+
+/// As [`canonical`], for a target put together here: a dot segment in it is refused, since nobody meant it.
+pub fn structured<'a>(target: &'a [u8], policy: &PathPolicy) -> Result<Canonical<'a>, Refused> {
+    form(target, policy, false)
+}
+
+fn form<'a>(target: &'a [u8], policy: &PathPolicy, dots: bool) -> Result<Canonical<'a>, Refused> {
     if target.len() > LONGEST {
         return Err(Refused::TooLong);
     }
@@ -167,7 +180,7 @@ pub fn canonical<'a>(target: &'a [u8], policy: &PathPolicy) -> Result<Canonical<
     {
         return Ok(Canonical { target: Cow::Borrowed(target), path });
     }
-    let mut out = Writer::new(policy, target.len());
+    let mut out = Writer { policy, dots, text: Vec::with_capacity(target.len() + 16), segment: 0 };
     out.path(&target[..path])?;
     let path = out.text.len();
     query.iter().for_each(|&b| if b < 0x80 { out.text.push(b) } else { out.escape(b) });
@@ -296,16 +309,14 @@ fn byte(high: u8, low: u8) -> Option<u8> {
 /// Writes the canonical path. One pass: a segment is judged when it ends.
 struct Writer<'p> {
     policy: &'p PathPolicy,
+    /// Dot segments are resolved, not refused.
+    dots: bool,
     text: Vec<u8>,
     /// Where the segment being written starts, after its slash.
     segment: usize,
 }
 
 impl Writer<'_> {
-    fn new(policy: &PathPolicy, size: usize) -> Writer<'_> {
-        Writer { policy, text: Vec::with_capacity(size + 16), segment: 0 }
-    }
-
     fn path(&mut self, path: &[u8]) -> Result<(), Refused> {
         self.text.push(b'/');
         self.segment = 1;
@@ -375,7 +386,7 @@ impl Writer<'_> {
         self.end_segment()?;
         // a dot segment goes with its slash (RFC 3986, section 5.2.4)
         let dots = self.text.len() == self.segment && !empty;
-        if !dots && !(empty && self.policy.merge_slashes) {
+        if !(dots || empty && self.policy.merge_slashes) {
             self.text.push(b'/');
             self.segment = self.text.len();
         }
@@ -385,6 +396,7 @@ impl Writer<'_> {
     /// Judges the segment just written; a dot segment is taken back, with what it undoes.
     fn end_segment(&mut self) -> Result<(), Refused> {
         match &self.text[self.segment..] {
+            b"." | b".." if !self.dots => return Err(Refused::Rewrite),
             b"." => self.text.truncate(self.segment),
             b".." => {
                 let parent = self.segment - 1;

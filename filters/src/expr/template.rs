@@ -86,6 +86,16 @@ impl Template {
         }
     }
 
+    /// As [`Template::render`]; `put` appends each value in the form that its place asks for.
+    pub fn render_with(&self, view: &View, out: &mut String, mut put: impl FnMut(&Var, &str, &mut String)) {
+        for piece in &self.pieces {
+            match piece {
+                Piece::Text(text) => out.push_str(text),
+                Piece::Var(var) => put(var, &var.sent(view).unwrap_or_default(), out),
+            }
+        }
+    }
+
     pub fn text(&self, view: &View) -> String {
         let mut out = String::new();
         self.render(view, &mut out);

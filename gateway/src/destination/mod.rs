@@ -1,1 +1,7 @@
-//! Where a request can go besides a service: redirect, reply.
+//! Where a request can end besides a service: an answer of the gateway's own.
+
+pub mod redirect;
+pub mod reply;
+
+pub use redirect::Redirect;
+pub use reply::Fixed;

@@ -5,10 +5,15 @@
 //! and a `when` beats none. Two routes that still tie are refused, as is one that can never match.
 //! Its surprise: the order is decided once, while building; a request only walks a tree and takes the first that fits.
 
+mod conf;
 mod pattern;
+pub mod rewrite;
+pub(crate) mod text;
 mod tree;
 
+pub use conf::{Conf, Destination, Mirror, Names, Share, Target, To};
 pub use pattern::Pattern;
+pub use rewrite::Rewrite;
 
 use http::Method;
 use pattern::Host;

@@ -137,7 +137,7 @@ impl Pattern {
         })
     }
     /// What is captured from `path`, if the pattern matches it: piece by piece, as the manual says it.
-    pub(super) fn captures(&self, path: &str) -> Option<Spans> {
+    pub(crate) fn captures(&self, path: &str) -> Option<Spans> {
         let mut spans = Spans::new();
         let mut from = 1;
         for piece in &self.pieces {
