@@ -3,7 +3,7 @@
 //! Two forms. The full one shows the source line with a caret, and so whatever else stands in that line: it is for
 //! `check` on a terminal alone. [`Faults::lines`] is for logs and status pages.
 
-use super::source::{Place, Sources};
+use super::source::{Place, Sources, floor};
 use super::tree::Span;
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
@@ -45,27 +45,30 @@ impl Fault {
         self
     }
 
-    fn head(&self, place: &Place) -> String {
-        let path = if self.path.is_empty() { String::new() } else { format!("{}: ", self.path) };
-        format!("{place}: {path}{}", self.what)
+    fn head(&self, place: &Place, sources: &Sources) -> String {
+        let path = if self.path.is_empty() { String::new() } else { format!("{}: ", brief(&clean(&self.path))) };
+        format!("{place}: {path}{}", brief(&clean(&sources.hide(&self.what))))
+    }
+    fn advice(&self, sources: &Sources) -> Option<String> {
+        self.hint.as_deref().map(|h| clean(&sources.hide(h)))
     }
 
     fn one_line(&self, sources: &Sources) -> String {
-        let mut line = self.head(&sources.locate(self.span.start));
-        if let Some(hint) = &self.hint {
+        let mut line = self.head(&sources.locate(self.span.start), sources);
+        if let Some(hint) = self.advice(sources) {
             let _ = write!(line, "; {hint}");
         }
         for (at, what) in &self.also {
             let _ = write!(line, " ({what} at {})", sources.locate(at.start));
         }
-        clean(&sources.hide(&line))
+        line
     }
 
     /// With the source line and a caret under the place.
     fn full(&self, sources: &Sources) -> String {
         let place = sources.locate(self.span.start);
-        let mut out = clean(&sources.hide(&self.head(&place)));
-        let hint = self.hint.as_deref().map(|h| clean(&sources.hide(h))).unwrap_or_default();
+        let mut out = self.head(&place, sources);
+        let hint = self.advice(sources).unwrap_or_default();
         if place.exact && !place.text.is_empty() {
             let wide = sources.slice(&self.span).lines().next().unwrap_or("").chars().count();
             let (line, before, wide) = window(place.text, place.column - 1, wide.max(1));
@@ -110,6 +113,15 @@ fn clean(text: &str) -> String {
         }
         out
     })
+}
+
+/// What a file says may be of any length, a line of a log may not.
+fn brief(text: &str) -> String {
+    const LONGEST: usize = 400;
+    match text.char_indices().nth(LONGEST) {
+        None => text.into(),
+        Some((at, _)) => format!("{} … {}", &text[..floor(text, at - 40)], &text[floor(text, text.len() - 40)..]),
+    }
 }
 
 /// Everything that is wrong, in the order of the files. `Display` is the full form.

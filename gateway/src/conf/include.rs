@@ -24,10 +24,12 @@ pub fn find(folder: &Path, pattern: &str) -> Result<Found, (PathBuf, io::Error)>
             Component::Normal(name) if is_pattern(&name.to_string_lossy()) => {
                 let mut next = vec![];
                 for dir in std::mem::take(&mut found.files) {
-                    let mut names = names(&dir, &name.to_string_lossy()).map_err(|e| (dir.clone(), e))?;
+                    // an empty path is the folder we are in
+                    let open = if dir.as_os_str().is_empty() { PathBuf::from(".") } else { dir.clone() };
+                    let mut names = names(&open, &name.to_string_lossy()).map_err(|e| (open.clone(), e))?;
                     names.sort();
                     next.extend(names.into_iter().map(|n| dir.join(n)).filter(|p| p.is_dir() != last));
-                    found.folders.push(dir);
+                    found.folders.push(open);
                 }
                 found.files = next;
             }
@@ -41,8 +43,6 @@ pub fn find(folder: &Path, pattern: &str) -> Result<Found, (PathBuf, io::Error)>
 }
 
 fn names(dir: &Path, pattern: &str) -> io::Result<Vec<String>> {
-    // an empty path is the folder we are in
-    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
     let mut names = vec![];
     for entry in std::fs::read_dir(dir)? {
         if let Ok(name) = entry?.file_name().into_string()

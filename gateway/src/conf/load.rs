@@ -11,6 +11,7 @@ use super::source::Sources;
 use super::tree::{Entry, Node, Origin, Outside, Span, Value, join};
 use super::{Server, admin, listen, route, service};
 use filters::Policy;
+use filters::filter::BuildError;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -92,10 +93,35 @@ impl Conf {
         let upto = self.origins.partition_point(|(at, _)| *at <= offset);
         self.origins[..upto].last().map_or_else(String::new, |(_, table)| table.to_string())
     }
-    /// The place of a value in `[server]` or `[admin]`, such as `server.log.to`.
+    /// The place of a value by its whole path, such as `server.log.to` or `route.users.to`.
     pub fn place(&self, path: &str) -> Span {
-        let (section, key) = path.split_once('.').unwrap_or((path, ""));
-        self.single.get(section).map_or(0..0, |n| n.place(key))
+        self.at(path).map_or(0..0, |(node, key)| node.place(key))
+    }
+    /// What building a part found wrong, as a fault under its key's path: at the error's own place, or the key's. A step
+    /// that a route has from a policy is the policy's fault, told once however many routes use it.
+    pub fn fault(&self, path: &str, error: BuildError) -> Fault {
+        let span = error.at.unwrap_or_else(|| self.place(path));
+        let origin = self.origin(span.start);
+        let path = match path.splitn(3, '.').collect::<Vec<_>>()[..] {
+            ["route", _, key] if origin.starts_with("policy.") => join(&origin, key),
+            _ => path.to_string(),
+        };
+        Fault::new(span, error.why).at(path).hint(error.hint)
+    }
+    /// The table that a path lies in, and the rest of the path.
+    fn at<'p>(&self, path: &'p str) -> Option<(&Node, &'p str)> {
+        let (section, rest) = path.split_once('.').unwrap_or((path, ""));
+        if let Some(node) = self.single.get(section) {
+            return Some((node, rest));
+        }
+        let (name, key) = rest.split_once('.').unwrap_or((rest, ""));
+        let node = match section {
+            "listen" => self.listen.get(name).map(|i| &i.node),
+            "service" => self.service.get(name).map(|i| &i.node),
+            "route" => self.route.get(name).map(|r| &r.merged),
+            _ => None,
+        };
+        node.map(|n| (n, key))
     }
 }
 

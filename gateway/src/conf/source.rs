@@ -151,7 +151,7 @@ impl Sources {
         })
     }
 
-    /// Puts every resolved reference back to what the file says. All that is printed goes through here.
+    /// Puts every resolved reference back to what the file says. Every message goes through here.
     ///
     /// A short value (a port, `on`) is put back only where it stands alone, or it would garble every message.
     pub fn hide(&self, text: &str) -> String {
@@ -244,6 +244,6 @@ fn bytes(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// The nearest character boundary at or before `at`.
-fn floor(text: &str, at: usize) -> usize {
+pub(super) fn floor(text: &str, at: usize) -> usize {
     (0..=at.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0)
 }

@@ -442,8 +442,16 @@ fn what_is_printed_cannot_drive_a_terminal() {
     let (_, faults) = text(format!("\"a\\nb\" = 1\n{ROUTE}"));
     assert!(faults.lines().all(|l| !l.contains('\n')));
     // a line of any length is shown in part
-    let faults = bad(format!("x = \"{}\"\n{ROUTE}", "y".repeat(10_000)));
-    assert!(faults.lines().all(|l| l.chars().count() < 400), "{faults}");
+    for (before, after) in [(0, 500), (20, 500), (250, 250), (500, 20), (500, 0)] {
+        let (before, after) = ("p".repeat(before), "a".repeat(after));
+        let faults =
+            bad(format!("server = {{ drain = \"1s\", p{before} = 1, \tÄ = 2, a{after} = 1 }}\n").replace('Ä', "\"Ä\""));
+        assert!(faults.lines().all(|l| l.chars().count() < 1000), "{faults}");
+        let at = faults.lines().position(|l| l.ends_with("unknown key `Ä`")).expect("it is a fault");
+        let [line, caret] = [1, 2].map(|n| faults.lines().nth(at + n).expect("a line and its caret"));
+        let under: String = line.chars().skip(caret.find('^').expect("a caret")).take(3).collect();
+        assert_eq!(under, "\"Ä\"", "{line}\n{caret}");
+    }
 }
 
 // ---- references and secrets ----
@@ -725,6 +733,21 @@ fn places_for_faults_that_are_found_later() {
         ["a.toml:1:1: service.s: first in the file", "a.toml:2:21: service.s.to[1]: no such host; look again"]
     );
     assert_eq!(faults.one_line(), "a.toml:1:1: service.s: first in the file (and 1 more)");
+}
+
+#[test]
+fn a_step_that_cannot_be_built_is_its_authors_fault() {
+    let config = "[policy.edge]\nresponse = {}\n[route.r]\nmatch = \"/\"\nto = \"127.0.0.1:1\"\npolicy = \"edge\"\n";
+    let loaded =
+        good(&format!("{config}[route.s]\nmatch = \"/s\"\nto = \"127.0.0.1:1\"\nresponse = {{}}\npolicy = \"edge\"\n"));
+    let mut faults = Faults::new(loaded.sources.clone());
+    for path in ["route.r.response", "route.s.response", "route.s.to"] {
+        faults.add(loaded.conf.fault(path, filters::filter::BuildError::new("no").hint("yes")));
+    }
+    assert_eq!(
+        faults.lines().collect::<Vec<_>>(),
+        ["a.toml:2:12: policy.edge.response: no; yes", "a.toml:9:6: route.s.to: no; yes"]
+    );
 }
 
 #[test]
