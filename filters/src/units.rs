@@ -209,6 +209,18 @@ impl Unit for Rate {
 }
 unit!(Rate, "Rate");
 
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = match self.seconds {
+            1 => "s",
+            60 => "m",
+            3600 => "h",
+            _ => "d",
+        };
+        write!(f, "{}/{unit}", self.count)
+    }
+}
+
 /// A block of addresses: `"10.0.0.0/8"`, or one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cidr(pub IpNet);
@@ -237,10 +249,24 @@ impl fmt::Display for Cidr {
     }
 }
 
+/// As they are written: this is how a default comes into the schema.
+#[cfg(feature = "schema")]
+macro_rules! written {
+    ($($Type:ty),*) => {$(
+        impl serde::Serialize for $Type {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.collect_str(self)
+            }
+        }
+    )*};
+}
+#[cfg(feature = "schema")]
+written!(Span, ByteSize, Percent, Rate, Cidr);
+
 /// Off, watched, or enforced: the switch of every protection.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema, serde::Serialize))]
 pub enum Mode {
     Off,
     /// Logs and counts what `enforce` would have refused.
@@ -308,6 +334,7 @@ mod tests {
         assert_eq!("100/s".parse(), Ok(Rate { count: 100, seconds: 1 }));
         assert_eq!("100/ss".parse::<Rate>().unwrap_err().at, 4..6);
         assert!("0/s".parse::<Rate>().is_err());
+        assert_eq!("100/sec".parse::<Rate>().unwrap().to_string(), "100/s");
         assert_eq!("20%".parse(), Ok(Percent(0.2)));
         assert!("120%".parse::<Percent>().is_err());
         assert!("10.0.0.0/8".parse::<Cidr>().unwrap().contains("::ffff:10.1.2.3".parse().unwrap()));

@@ -84,6 +84,7 @@ fn toml(value: &Json) -> Option<String> {
     match value {
         Json::Null => None,
         Json::Array(a) if a.is_empty() => None,
+        Json::Array(a) => Some(format!("[{}]", a.iter().map(Json::to_string).collect::<Vec<_>>().join(", "))),
         Json::Object(_) => None,
         other => Some(other.to_string()),
     }

@@ -857,6 +857,23 @@ fn defaults_are_told_apart() {
     let shown = |toml: &str| explain::defaults(&node(toml), &schema(), "server").to_string();
     assert!(shown("path.non_ascii = \"encode\"").contains("path.merge_slashes = true"), "{}", shown("path = {}"));
     assert!(!shown("path.merge_slashes = false").contains("path.merge_slashes"));
+    assert!(shown("").contains("drain = \"30s\""), "{}", shown(""));
+
+    let explained = good(DECENT).explain("users").expect("it is there").to_string();
+    let explained: Vec<_> = explained.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for line in [
+        "match = \"GET|POST api.example.com/v1/users/{id}\" # a.toml:35",
+        "to.users = 95 # a.toml:36",
+        "response.set.Strict-Transport-Security = \"max-age=31536000\" # a.toml:19",
+        "size.body = \"1MB\" # a.toml:25",
+        "size.mode = \"enforce\" # a.toml:38",
+        "compress.min_size = \"2KiB\" # a.toml:24",
+        "compress.algorithms = [\"zstd\", \"br\", \"gzip\"] # default",
+        "cors.max_age = \"10m\" # default",
+        "ip.mode = \"enforce\" # default",
+    ] {
+        assert!(explained.iter().any(|l| l == line), "{line} is not in {explained:#?}");
+    }
 }
 
 #[test]
