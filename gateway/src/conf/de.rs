@@ -206,6 +206,9 @@ impl De<'_> {
                     skip.contains(&x.at.start) && (x.key == missing || did_you_mean(&x.key, [missing]).is_some())
                 });
             }
+            // what is said of a whole may come from a part that was left out
+            Value::Table(t) => e.echo |= t.iter().any(|x| self.skip.borrow().contains(&x.at.start)),
+            Value::Array(a) => e.echo |= a.iter().any(|n| self.skip.borrow().contains(&n.span.start)),
             Value::Text(t) if t.origin == Origin::Unresolved => e.echo = true,
             Value::Text(t) if t.origin == Origin::Reference => {
                 let shown = t.shown();

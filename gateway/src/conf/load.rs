@@ -100,7 +100,8 @@ impl Conf {
     /// What building a part found wrong, as a fault under its key's path: at the error's own place, or the key's. A step
     /// that a route has from a policy is the policy's fault, told once however many routes use it.
     pub fn fault(&self, path: &str, error: BuildError) -> Fault {
-        let span = error.at.unwrap_or_else(|| self.place(path));
+        // a one-line form has no places within
+        let span = error.at.filter(|at| !at.is_empty()).unwrap_or_else(|| self.place(path));
         let origin = self.origin(span.start);
         let path = match path.splitn(3, '.').collect::<Vec<_>>()[..] {
             ["route", _, key] if origin.starts_with("policy.") => join(&origin, key),
@@ -556,8 +557,8 @@ impl<'a> Loader<'a> {
     }
 
     fn service(&mut self, name: &str, at: &Span, path: &str, services: &HashSet<&str>) {
-        // `host:port` and `unix:/path` are addresses, and judged where addresses are read
-        if !name.contains(':') && !services.contains(name) {
+        // anything else is an address, and judged where addresses are read
+        if is_name(name) && !services.contains(name) {
             self.dangling(at, name, "service", path, services.iter().copied());
         }
     }

@@ -27,7 +27,8 @@ pub use server::Server;
 pub use source::{Place, Sources};
 pub use tree::{Entry, Node, Span, Text, Value};
 
-use pending::{admin, listen, route, service};
+use crate::route;
+use pending::{admin, listen, service};
 
 /// Stands in until the sections' own modules are there.
 mod pending {
@@ -44,8 +45,4 @@ mod pending {
     section!(admin, "admin", { addr: Option<String>, token: Option<filters::units::Secret> });
     section!(listen, "listen", { addr: String, redirect: Option<String> });
     section!(service, "service", { to: Vec<String>, balance: Option<String> });
-    section!(route, "route", {
-        r#match: String, priority: Option<i64>, to: Option<serde_json::Value>, redirect: Option<String>,
-        reply: Option<u16>, policy: Option<serde_json::Value>, mirror: Option<serde_json::Value>
-    });
 }
