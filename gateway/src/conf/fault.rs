@@ -124,7 +124,7 @@ fn brief(text: &str) -> String {
     }
 }
 
-/// Everything that is wrong, in the order of the files. `Display` is the full form.
+/// Everything that is wrong, in the order of the files. `Display` is the full form, each with its line's end.
 pub struct Faults {
     list: Vec<Fault>,
     sources: Arc<Sources>,
@@ -180,10 +180,7 @@ impl Faults {
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, fault) in self.list.iter().enumerate() {
-            write!(f, "{}{}", if i == 0 { "" } else { "\n" }, fault.full(&self.sources))?;
-        }
-        Ok(())
+        self.list.iter().try_for_each(|fault| writeln!(f, "{}", fault.full(&self.sources)))
     }
 }
 

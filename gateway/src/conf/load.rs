@@ -132,12 +132,18 @@ pub struct Loaded {
     pub sources: Arc<Sources>,
     /// Every file and folder that the configuration depends on, for watching.
     pub files: Vec<PathBuf>,
+    /// The main file.
+    main: PathBuf,
     /// Everything could be read. Only `without_secrets` brings an incomplete configuration without faults: a table
     /// that lacks what an unresolved reference would have said is not in `conf`.
     pub complete: bool,
 }
 
 impl Loaded {
+    /// The folder of the main file: where the relative paths of the configuration start.
+    pub fn base(&self) -> &Path {
+        self.main.parent().unwrap_or(Path::new(""))
+    }
     /// Every setting of a route with its author, and then the defaults that hold beside them; `None` if there is no
     /// such route.
     pub fn explain(&self, route: &str) -> Option<Settings> {
@@ -239,7 +245,8 @@ impl<'a> Loader<'a> {
         let sources = Arc::new(self.sources);
         let files = sources.files().to_vec();
         let complete = self.complete;
-        let loaded = conf.map(|conf| Loaded { conf, sources: sources.clone(), files, complete });
+        let loaded =
+            conf.map(|conf| Loaded { conf, sources: sources.clone(), files, main: main.to_path_buf(), complete });
         (loaded, Faults::of(self.faults, sources))
     }
 

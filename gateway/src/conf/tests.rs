@@ -45,7 +45,7 @@ fn good(config: &str) -> Loaded {
 fn bad(bytes: impl Into<Vec<u8>>) -> String {
     let (_, faults) = text(bytes);
     assert!(!faults.is_empty(), "this was accepted");
-    faults.to_string()
+    shown(&faults)
 }
 
 /// Reads one text as `T`, below the path `t`.
@@ -54,7 +54,12 @@ fn table<T: serde::de::DeserializeOwned>(toml: &str) -> (Option<T>, String) {
     let root = loader.sources.parse("t.toml", toml.into(), Path::new(""), &loader.outside, &mut loader.faults);
     let value = root.and_then(|root| read::<T>(&root, "t", &["elsewhere"], &mut loader.faults));
     let faults = Faults::of(loader.faults, loader.sources.into());
-    (value, faults.to_string())
+    (value, shown(&faults))
+}
+
+/// As on a terminal, without the last line's end.
+fn shown(faults: &Faults) -> String {
+    faults.to_string().trim_end_matches('\n').to_string()
 }
 
 /// A folder of its own for one test, gone afterwards.
@@ -76,7 +81,7 @@ impl Dir {
     }
     /// The faults, with the folder's name cut off.
     fn faults(&self) -> String {
-        let faults = self.load().expect_err("this was accepted").to_string();
+        let faults = shown(&self.load().expect_err("this was accepted"));
         faults.replace(&format!("{}/", self.0.display()), "")
     }
 }
@@ -580,6 +585,7 @@ fn includes() {
     dir.write("conf.d/10.toml.bak", "nonsense");
     dir.write("extra.toml", "[route.c]\nmatch = \"/c\"\nto = \"users\"\n");
     let loaded = dir.load().expect("all of this is right");
+    assert_eq!(loaded.base(), dir.0);
     assert_eq!(loaded.conf.route.keys().collect::<Vec<_>>(), ["a", "b", "c"]);
     for watched in ["main.toml", "conf.d", "conf.d/10.toml", "conf.d/20.toml", "extra.toml"] {
         assert!(loaded.files.contains(&dir.0.join(watched)), "{watched}: {:?}", loaded.files);
