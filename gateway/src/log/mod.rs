@@ -126,6 +126,13 @@ impl Logger {
     }
 }
 
+/// RFC 3339 in UTC with milliseconds.
+pub fn timestamp(wall_ms: u64) -> String {
+    let mut out = Vec::with_capacity(24);
+    text::time(&mut out, wall_ms);
+    String::from_utf8(out).expect("digits and signs")
+}
+
 impl<'de> Deserialize<'de> for To {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<To, D::Error> {
         struct V;
