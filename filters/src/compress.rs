@@ -12,13 +12,16 @@
 use crate::cx::Cx;
 use crate::filter::{BuildCx, BuildError, Filter, GO, Step};
 use crate::head::{self, RequestHead, ResponseHead};
-use crate::units::ByteSize;
+use crate::short::Bad;
+use crate::units::{ByteSize, Unit, unit};
 use bytes::Bytes;
 use http::header::{
     ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderValue,
     TRANSFER_ENCODING,
 };
 use http::{HeaderMap, Method, StatusCode, Version};
+use serde_spanned::Spanned;
+use std::fmt;
 use std::io::{self, Write};
 
 /// The coders' window: 2^18 bytes, which every decoder takes.
@@ -33,14 +36,15 @@ pub struct Conf {
     pub algorithms: Vec<Algorithm>,
     /// 1 (fast) to 9 (small), for every algorithm. By default zstd 3, br 4, gzip 5.
     #[serde(default)]
-    pub level: Option<u8>,
+    #[cfg_attr(feature = "schema", schemars(with = "Option<u8>", range(min = 1, max = 9)))]
+    pub level: Option<Spanned<u8>>,
     /// Shorter bodies are left alone, if their length is told. 1 KiB by default.
     #[serde(default = "kibibyte")]
     pub min_size: ByteSize,
     /// Content types, as `"text/html"`, `"text/*"` or `"*+json"`. By default the usual texts, JSON, XML, scripts, fonts
     /// that are not compressed already, and WebAssembly.
     #[serde(default = "usual")]
-    pub types: Vec<String>,
+    pub types: Vec<Type>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
@@ -60,7 +64,7 @@ fn kibibyte() -> ByteSize {
     ByteSize(1024)
 }
 
-fn usual() -> Vec<String> {
+fn usual() -> Vec<Type> {
     [
         "text/*",
         "*+json",
@@ -80,7 +84,7 @@ fn usual() -> Vec<String> {
         "image/x-icon",
         "image/vnd.microsoft.icon",
     ]
-    .map(String::from)
+    .map(|t| t.parse().expect("each is a type"))
     .to_vec()
 }
 
@@ -91,9 +95,9 @@ pub struct Compress {
     types: Box<[Type]>,
 }
 
-/// `Prefix` of `text/*`, `Suffix` of `*+json`.
-#[derive(Debug, PartialEq)]
-enum Type {
+/// A content type, `text/*` or `*+json`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Type {
     Exact(String),
     Prefix(String),
     Suffix(String),
@@ -114,15 +118,19 @@ impl Filter for Compress {
     const RESPONSE_BODY: bool = true;
 
     fn build(conf: &Conf, _: &BuildCx) -> Result<Option<Self>, BuildError> {
-        if let Some(level) = conf.level.filter(|l| !(1..=9).contains(l)) {
-            return Err(BuildError::new(format!("level {level}: expected 1 (fast) to 9 (small)")));
+        if let Some(level) = conf.level.as_ref().filter(|l| !(1..=9).contains(l.get_ref())) {
+            let why = format!("level {}: expected 1 (fast) to 9 (small)", level.get_ref());
+            return Err(BuildError::new(why).at(level.span()));
         }
-        let types = conf.types.iter().map(|t| Type::parse(t)).collect::<Result<Box<[_]>, _>>()?;
-        if conf.algorithms.is_empty() || types.is_empty() {
+        if conf.algorithms.is_empty() || conf.types.is_empty() {
             return Ok(None);
         }
-        let algorithms = conf.algorithms.clone().into();
-        Ok(Some(Compress { algorithms, level: conf.level, min_size: conf.min_size.0, types }))
+        Ok(Some(Compress {
+            algorithms: conf.algorithms.clone().into(),
+            level: conf.level.as_ref().map(|l| *l.get_ref()),
+            min_size: conf.min_size.0,
+            types: conf.types.clone().into(),
+        }))
     }
 
     /// The client's word is taken here, since later steps may change the head.
@@ -258,20 +266,35 @@ impl Algorithm {
     }
 }
 
-impl Type {
-    fn parse(text: &str) -> Result<Type, BuildError> {
+impl Unit for Type {
+    const FORM: &'static str = "a content type such as \"text/html\", \"text/*\" or \"*+json\"";
+    const PATTERN: &'static str = r"^([^*;, ]+/(\*|[^*;, ]+)|\*\+[^*;, ]+)$";
+    fn parse(text: &str) -> Result<Type, Bad> {
         let lower = text.to_ascii_lowercase();
         let plain = |t: &str| !t.is_empty() && !t.contains(['*', ';', ' ', ',']);
         match (lower.strip_suffix("/*"), lower.strip_prefix("*+")) {
             (Some(main), _) if plain(main) && !main.contains('/') => Ok(Type::Prefix(format!("{main}/"))),
             (_, Some(suffix)) if plain(suffix) && !suffix.contains('/') => Ok(Type::Suffix(format!("+{suffix}"))),
             (None, None) if plain(&lower) && lower.matches('/').count() == 1 => Ok(Type::Exact(lower)),
-            _ => Err(BuildError::new(format!(
-                "type \"{text}\": expected such as \"text/html\", \"text/*\" or \"*+json\""
-            ))),
+            _ => Err(Bad::new(0..text.len(), format!("\"{text}\": expected {}", Self::FORM))),
         }
     }
+}
+unit!(Type, "ContentType");
+#[cfg(feature = "schema")]
+crate::units::written!(Type);
 
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Type::Exact(t) => f.write_str(t),
+            Type::Prefix(t) => write!(f, "{t}*"),
+            Type::Suffix(t) => write!(f, "*{t}"),
+        }
+    }
+}
+
+impl Type {
     fn matches(&self, essence: &str) -> bool {
         match self {
             Type::Exact(t) => essence == t,

@@ -8,7 +8,8 @@
 use crate::cx::Cx;
 use crate::filter::{BuildCx, BuildError, Filter, GO, Reply, Step};
 use crate::head::{self, RequestHead, ResponseHead};
-use crate::units::{Mode, Span};
+use crate::short::Bad;
+use crate::units::{Mode, Span, Token, Unit, unit};
 use ahash::AHashSet;
 use http::Method;
 use http::header::{
@@ -23,16 +24,16 @@ use http::header::{
 pub struct Conf {
     /// Exact origins (`"https://app.example.com"`), all below a name (`"https://*.example.com"`, without the name
     /// itself), `"null"` for sandboxed pages and local files, or `"*"` for everybody.
-    pub origins: Vec<String>,
+    pub origins: Vec<Origin>,
     /// Methods that pages may use, or `["*"]`. By default GET, HEAD and POST.
     #[serde(default = "simple")]
-    pub methods: Vec<String>,
+    pub methods: Vec<Token>,
     /// Request headers that pages may set besides the simple ones, or `["*"]`. None by default.
     #[serde(default)]
-    pub headers: Vec<String>,
+    pub headers: Vec<Token>,
     /// Response headers that pages may read besides the simple ones, or `["*"]`. None by default.
     #[serde(default)]
-    pub expose: Vec<String>,
+    pub expose: Vec<Token>,
     /// Pages may send cookies and client certificates. Excludes `"*"` everywhere.
     #[serde(default)]
     pub credentials: bool,
@@ -44,8 +45,8 @@ pub struct Conf {
     pub mode: Mode,
 }
 
-fn simple() -> Vec<String> {
-    ["GET", "HEAD", "POST"].map(String::from).to_vec()
+fn simple() -> Vec<Token> {
+    ["GET", "HEAD", "POST"].map(|m| Token(m.into())).to_vec()
 }
 
 fn ten_minutes() -> Span {
@@ -71,20 +72,29 @@ pub struct Asked {
     preflight: bool,
 }
 
+/// An origin as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    Any,
+    /// As browsers send it: lower case, without the usual port; or `null`.
+    Exact(String),
+    Below(Below),
+}
+
+/// `https://*.example.com:8443`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Below {
+    /// `https://`
+    scheme: String,
+    /// `.example.com:8443`
+    suffix: String,
+}
+
 #[derive(Debug, Default)]
 struct Origins {
     any: bool,
     exact: AHashSet<String>,
     below: Vec<Below>,
-}
-
-/// `https://*.example.com:8443`.
-#[derive(Debug)]
-struct Below {
-    /// `https://`
-    scheme: String,
-    /// `.example.com:8443`
-    suffix: String,
 }
 
 impl Filter for Cors {
@@ -96,25 +106,23 @@ impl Filter for Cors {
         if conf.mode == Mode::Off {
             return Ok(None);
         }
-        for (key, list) in [
-            ("origins", &conf.origins),
-            ("methods", &conf.methods),
-            ("headers", &conf.headers),
-            ("expose", &conf.expose),
-        ] {
-            if conf.credentials && list.iter().any(|item| item == "*") {
-                // Fetch, section 3.3.5: with credentials "*" is no wildcard.
-                return Err(BuildError::new(format!("`{key}` has \"*\", which `credentials = true` excludes"))
-                    .hint(format!("list the {key} one by one")));
-            }
+        let stars = [("methods", &conf.methods), ("headers", &conf.headers), ("expose", &conf.expose)]
+            .map(|(key, list)| (key, list.iter().any(|t| t.0 == "*")));
+        let any = ("origins", conf.origins.contains(&Origin::Any));
+        if let Some((key, _)) = stars.into_iter().chain([any]).find(|(_, star)| *star && conf.credentials) {
+            // Fetch, section 3.3.5: with credentials "*" is no wildcard.
+            return Err(BuildError::new(format!("`{key}` has \"*\", which `credentials = true` excludes"))
+                .hint(format!("list the {key} one by one")));
+        }
+        if conf.origins.is_empty() {
+            return Err(BuildError::new("`origins = []` allows nobody"));
         }
         Ok(Some(Cors {
-            origins: Origins::parse(&conf.origins)?,
+            origins: Origins::new(&conf.origins),
             credentials: conf.credentials,
-            methods: list(&conf.methods, |m| Method::from_bytes(m.as_bytes()).is_ok())?
-                .ok_or_else(|| BuildError::new("`methods = []` allows nothing"))?,
-            headers: list(&conf.headers, is_name)?,
-            expose: list(&conf.expose, is_name)?,
+            methods: list(&conf.methods).ok_or_else(|| BuildError::new("`methods = []` allows nothing"))?,
+            headers: list(&conf.headers),
+            expose: list(&conf.expose),
             max_age: HeaderValue::from(conf.max_age.0.as_secs()),
             mode: conf.mode,
         }))
@@ -178,61 +186,53 @@ fn put(head: &mut ResponseHead, name: HeaderName, value: &HeaderValue) {
     _ = head.insert_header(name, value);
 }
 
-fn is_name(text: &str) -> bool {
-    HeaderName::from_bytes(text.as_bytes()).is_ok()
+fn list(items: &[Token]) -> Option<HeaderValue> {
+    let joined = items.iter().map(|t| &*t.0).collect::<Vec<_>>().join(", ");
+    if joined.is_empty() { None } else { HeaderValue::try_from(joined).ok() }
 }
 
-fn list(items: &[String], valid: impl Fn(&str) -> bool) -> Result<Option<HeaderValue>, BuildError> {
-    if let Some(wrong) = items.iter().find(|item| !valid(item)) {
-        return Err(BuildError::new(format!("\"{wrong}\" is no name")));
-    }
-    let joined = items.join(", ");
-    if joined.is_empty() {
-        return Ok(None);
-    }
-    HeaderValue::try_from(joined).map(Some).map_err(|e| BuildError::new(e.to_string()))
-}
-
-impl Origins {
-    fn parse(all: &[String]) -> Result<Origins, BuildError> {
-        let mut origins = Origins::default();
-        for text in all {
-            match text.as_str() {
-                "*" => origins.any = true,
-                "null" => _ = origins.exact.insert("null".into()),
-                _ => origins.add(text)?,
-            }
-        }
-        if all.is_empty() {
-            return Err(BuildError::new("`origins = []` allows nobody"));
-        }
-        Ok(origins)
-    }
-
-    fn add(&mut self, text: &str) -> Result<(), BuildError> {
-        let wrong = || {
-            BuildError::new(format!("origin \"{text}\": expected <scheme>://<host>[:<port>] without a path"))
-                .hint("such as \"https://app.example.com\", \"https://*.example.com\" or \"*\"")
-        };
+impl Unit for Origin {
+    const FORM: &'static str =
+        "an origin such as \"https://app.example.com\" or \"https://*.example.com\", \"null\" or \"*\"";
+    const PATTERN: &'static str = r"^(\*|null|[A-Za-z0-9-]+://[^/?#@]+)$";
+    fn parse(text: &str) -> Result<Origin, Bad> {
+        let wrong = || Bad::new(0..text.len(), format!("\"{text}\": expected {}, without a path", Self::FORM));
         let lower = text.to_ascii_lowercase();
-        let (scheme, rest) = lower.split_once("://").ok_or_else(wrong)?;
+        let (scheme, rest) = match lower.as_str() {
+            "*" => return Ok(Origin::Any),
+            "null" => return Ok(Origin::Exact(lower)),
+            _ => lower.split_once("://").ok_or_else(wrong)?,
+        };
         let (host, below) = rest.strip_prefix("*.").map_or((rest, false), |host| (host, true));
         if scheme.is_empty() || !scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') || !is_host(host) {
             return Err(wrong());
         }
         // Browsers leave the usual port out.
-        let usual = match scheme {
-            "https" => ":443",
-            "http" => ":80",
-            _ => "",
+        let host = match scheme {
+            "https" => host.strip_suffix(":443").unwrap_or(host),
+            "http" => host.strip_suffix(":80").unwrap_or(host),
+            _ => host,
         };
-        let host = if usual.is_empty() { host } else { host.strip_suffix(usual).unwrap_or(host) };
-        if below {
-            self.below.push(Below { scheme: format!("{scheme}://"), suffix: format!(".{host}") });
+        Ok(if below {
+            Origin::Below(Below { scheme: format!("{scheme}://"), suffix: format!(".{host}") })
         } else {
-            self.exact.insert(format!("{scheme}://{host}"));
+            Origin::Exact(format!("{scheme}://{host}"))
+        })
+    }
+}
+unit!(Origin, "Origin");
+
+impl Origins {
+    fn new(all: &[Origin]) -> Origins {
+        let mut origins = Origins::default();
+        for origin in all {
+            match origin {
+                Origin::Any => origins.any = true,
+                Origin::Exact(origin) => _ = origins.exact.insert(origin.clone()),
+                Origin::Below(below) => origins.below.push(below.clone()),
+            }
         }
-        Ok(())
+        origins
     }
 
     fn contains(&self, origin: &str) -> bool {
@@ -377,11 +377,10 @@ mod tests {
 
     #[test]
     fn tricks_with_origins() {
-        let origins = Origins::parse(
+        let origins = Origins::new(
             &["https://App.example.com:443", "https://*.example.org", "http://*.dev.example:8080", "http://[::1]:3000"]
-                .map(String::from),
-        )
-        .unwrap();
+                .map(|o| o.parse().unwrap()),
+        );
         for ours in [
             "https://app.example.com",
             "https://a.example.org",
@@ -438,17 +437,17 @@ mod tests {
             (r#"origins = ["*"], credentials = true"#, "`origins` has \"*\""),
             (r#"origins = ["https://a.b"], headers = ["*"], credentials = true"#, "`headers` has \"*\""),
             (r#"origins = []"#, "allows nobody"),
-            (r#"origins = ["app.example.com"]"#, "expected <scheme>://<host>[:<port>]"),
+            (r#"origins = ["app.example.com"]"#, "expected an origin such as"),
             (r#"origins = ["https://app.example.com/"]"#, "without a path"),
-            (r#"origins = ["https://*"]"#, "expected <scheme>"),
-            (r#"origins = ["https://a.*.com"]"#, "expected <scheme>"),
-            (r#"origins = ["https://*a.com"]"#, "expected <scheme>"),
-            (r#"origins = ["https://a:99999"]"#, "expected <scheme>"),
-            (r#"origins = ["https://u@a"]"#, "expected <scheme>"),
-            (r#"origins = ["https://[::g]"]"#, "expected <scheme>"),
+            (r#"origins = ["https://*"]"#, "expected an origin"),
+            (r#"origins = ["https://a.*.com"]"#, "expected an origin"),
+            (r#"origins = ["https://*a.com"]"#, "expected an origin"),
+            (r#"origins = ["https://a:99999"]"#, "expected an origin"),
+            (r#"origins = ["https://u@a"]"#, "expected an origin"),
+            (r#"origins = ["https://[::g]"]"#, "expected an origin"),
             (r#"origins = ["*"], methods = []"#, "allows nothing"),
-            (r#"origins = ["*"], methods = ["G T"]"#, "\"G T\" is no name"),
-            (r#"origins = ["*"], headers = ["X:"]"#, "\"X:\" is no name"),
+            (r#"origins = ["*"], methods = ["G T"]"#, "\"G T\": expected a name"),
+            (r#"origins = ["*"], headers = ["X:"]"#, "\"X:\": expected a name"),
         ] {
             assert!(faults(&format!("cors = {{ {conf} }}")).contains(why), "{conf}");
         }
@@ -458,7 +457,7 @@ mod tests {
         /// Whatever passes for `https://*.example.org` is an origin whose host really lies below it.
         #[test]
         fn nothing_slips_below_a_name(star in "[a-z.:/@#?%\\[\\]_-]{0,12}", tail in "(\\.example\\.org)?[a-z.:/]{0,3}") {
-            let origins = Origins::parse(&["https://*.example.org".into()]).unwrap();
+            let origins = Origins::new(&["https://*.example.org".parse().unwrap()]);
             let origin = format!("https://{star}{tail}");
             if origins.contains(&origin) {
                 let uri: http::Uri = origin.parse().unwrap();

@@ -263,3 +263,47 @@ impl Name {
         HeaderName::from_bytes(self.0.as_bytes()).expect("a Name is parsed only from a header's name")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cx::{Cert, Decision, Tls};
+    use crate::pipeline::Run;
+    use crate::testing::pipeline;
+    use std::borrow::Cow;
+    use std::sync::Arc;
+
+    /// A certificate's name may hold anything, also a line end and a header of the attacker's choice.
+    #[test]
+    fn a_value_that_no_header_can_hold_is_left_out() {
+        let conf = "request = { set = { X-Who = '{cert.cn}' }, append = { X-All = '{cert.cn}' } }";
+        let pipeline = pipeline(conf, &[]).unwrap();
+        let mut head = RequestHead::build("GET", b"/", None).unwrap();
+        head.insert_header("X-Who", "forged").unwrap();
+        head.insert_header("X-All", "stays").unwrap();
+        let cert = Cert { cn: "alice\r\nX-Admin: 1".into(), ..Cert::default() };
+        let mut cx = Cx { tls: Some(Arc::new(Tls { cert: Some(cert), ..Tls::default() })), ..Cx::default() };
+        assert!(pipeline.request(&mut Run::default(), &mut head, &mut cx).is_continue());
+        assert_eq!(head.headers.get("x-who"), None);
+        assert_eq!(head.headers.get_all("x-all").iter().collect::<Vec<_>>(), ["stays"]);
+        assert_eq!(head.headers.get("x-admin"), None);
+        let expected = |name| Decision {
+            step: "request",
+            rule: Cow::Borrowed("value"),
+            mode: Mode::Observe,
+            reason: format!("the value of `{name}` does not fit a header, left out").into(),
+        };
+        assert_eq!(cx.decisions.as_slice(), [expected("x-who"), expected("x-all")]);
+        assert_eq!(cx.verdict(), None);
+    }
+
+    #[test]
+    fn http1_gets_the_name_as_written() {
+        let pipeline = pipeline("request.set = { X-iD = '1' }", &[]).unwrap();
+        let mut head = RequestHead::build("GET", b"/", None).unwrap();
+        assert!(pipeline.request(&mut Run::default(), &mut head, &mut Cx::default()).is_continue());
+        let mut wire = vec![];
+        head.header_to_h1_wire(&mut wire);
+        assert_eq!(wire, b"X-iD: 1\r\n");
+    }
+}

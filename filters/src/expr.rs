@@ -105,6 +105,10 @@ impl PartialEq for Pattern {
 }
 
 impl Expr {
+    pub fn parse(text: &str) -> Result<Expr, Bad> {
+        Ok(Expr { node: parse::parse(text)?, text: text.trim().into() })
+    }
+
     /// Does it hold for this request?
     pub fn test(&self, view: &View) -> bool {
         self.node.test(view)
@@ -131,7 +135,7 @@ impl Unit for Expr {
     const FORM: &'static str = "a condition such as \"header.x-beta == '1'\"";
     const PATTERN: &'static str = ".";
     fn parse(text: &str) -> Result<Expr, Bad> {
-        Ok(Expr { node: parse::parse(text)?, text: text.trim().into() })
+        Expr::parse(text)
     }
 }
 unit!(Expr, "Expr");

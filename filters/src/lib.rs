@@ -48,3 +48,27 @@ filters! {
     /// Headers of the request to the upstream: set, append, remove.
     request::Request,
 }
+
+#[cfg(all(test, feature = "schema"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn editors_know_every_key_and_refuse_others() {
+        let schema = schemars::schema_for!(Policy).to_value();
+        assert_eq!(schema["additionalProperties"], false);
+        for kind in KINDS {
+            let key = &schema["properties"][kind.key];
+            assert!(key["description"].is_string(), "{} has no description", kind.key);
+        }
+        for (name, def) in schema["$defs"].as_object().unwrap() {
+            let Some(keys) = def["properties"].as_object() else { continue };
+            assert_eq!(def["additionalProperties"], false, "{name}");
+            for (key, value) in keys {
+                assert!(value["description"].is_string(), "{name}.{key} has no description");
+            }
+        }
+        let types = &schema["$defs"]["Compress"]["properties"]["types"]["default"];
+        assert_eq!((&types[0], &types[1]), (&"text/*".into(), &"*+json".into()), "defaults stand as they are written");
+    }
+}

@@ -79,3 +79,102 @@ impl Pipeline {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::KINDS;
+    use crate::testing::{check, pipeline};
+
+    #[test]
+    fn every_example_is_a_policy_that_builds() {
+        for kind in KINDS {
+            let built = pipeline(kind.example, &[]).unwrap_or_else(|why| panic!("{}\n{why}", kind.example));
+            assert_eq!(built.steps().collect::<Vec<_>>(), [kind.key], "{}", kind.example);
+        }
+    }
+
+    #[test]
+    fn the_order_is_the_lists_and_not_the_files() {
+        let mut examples: Vec<_> = KINDS.iter().map(|k| k.example).collect();
+        examples.reverse();
+        let built = pipeline(&examples.join("\n"), &[]).unwrap();
+        assert_eq!(built.steps().collect::<Vec<_>>(), KINDS.iter().map(|k| k.key).collect::<Vec<_>>());
+        assert_eq!(
+            built.steps().collect::<Vec<_>>(),
+            ["compress", "response", "ip", "cors", "size", "request"],
+            "what the manual says"
+        );
+    }
+
+    #[test]
+    fn steps_with_nothing_to_do_are_left_out() {
+        let built = pipeline("size = { body = '1B', mode = 'off' }\nip = {}\nresponse = {}", &[]).unwrap();
+        assert_eq!(built.steps().count(), 0);
+        assert!(!built.request_bodies() && !built.response_bodies());
+        let built = pipeline("size.body = '1B'", &[]).unwrap();
+        assert!(built.request_bodies() && !built.response_bodies());
+        let built = pipeline("compress = {}", &[]).unwrap();
+        assert!(!built.request_bodies() && built.response_bodies());
+    }
+
+    /// `ip` refuses: `compress` and `response` stand before it and see the answer, `cors` and `request` behind it see
+    /// neither way.
+    #[test]
+    fn the_way_out_is_that_of_the_entered_stages() {
+        check::<crate::ip::Ip>(
+            r#"
+            ip.deny = ["10.6.6.6"]
+            response.set = { X-Seen = "{header.x-mark}" }
+            cors.origins = ["https://app.example.com"]
+            request.set = { X-Mark = "set" }
+            compress = { min_size = "1B" }
+            "#,
+            r#"
+            > GET http://h/ from 10.6.6.6
+            > Origin: https://app.example.com
+            > X-Mark: sent
+            > Accept-Encoding: gzip
+            < 403
+            < X-Seen: sent
+            < -Access-Control-Allow-Origin
+            < Content-Encoding: gzip
+            < "this address may not come in"
+            ! ip.deny enforce
+
+            > GET http://h/
+            > Origin: https://app.example.com
+            > X-Mark: sent
+            >> X-Mark: set
+            << 200
+            < X-Seen: set
+            < Access-Control-Allow-Origin: https://app.example.com
+            "#,
+        );
+    }
+
+    #[test]
+    fn every_decision_of_a_request_is_kept_in_order() {
+        check::<crate::ip::Ip>(
+            r#"
+            ip = { deny = ["10.6.6.6"], mode = "observe" }
+            cors = { origins = ["https://app.example.com"], mode = "observe" }
+            size.uri = "5B"
+            "#,
+            r#"
+            > OPTIONS http://h/123456 from 10.6.6.6
+            > Origin: https://evil.example
+            > Access-Control-Request-Method: GET
+            < 414
+            ! ip.deny observe: 10.6.6.6
+            ! cors.origin observe: evil.example
+            ! size.uri enforce: 7 bytes
+            "#,
+        );
+    }
+
+    #[test]
+    fn all_faults_at_once() {
+        let why = crate::testing::faults("ip.allow = []\ncors.origins = []\nrequest.set = { X-A = '{who}' }");
+        assert_eq!(why.lines().map(|l| l.split(':').next().unwrap()).collect::<Vec<_>>(), ["ip", "cors", "request"]);
+    }
+}

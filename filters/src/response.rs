@@ -88,14 +88,16 @@ mod tests {
     }
 
     #[test]
-    fn a_line_end_never_reaches_a_header() {
+    fn facts_are_those_of_the_request() {
         check::<Response>(
-            r#"response.set = { X-Echo = "{header.x-in}" }"#,
+            r#"response.set = { X-Echo = "{header.x-in}", X-User = "{id}" }"#,
             "
-            > GET http://h/
+            > GET http://h/users/7 {id}=7
             > X-In: a\tb
             << 200
+            << X-In: the upstream's
             < X-Echo: a\tb
+            < X-User: 7
             ",
         );
     }

@@ -249,6 +249,29 @@ impl fmt::Display for Cidr {
     }
 }
 
+/// The name of a header or a method (RFC 9110, section 5.6.2), or `*` where all are meant.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Token(pub String);
+
+impl Unit for Token {
+    const FORM: &'static str = "a name without spaces, such as \"X-Token\" or \"PUT\"";
+    const PATTERN: &'static str = "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$";
+    fn parse(text: &str) -> Result<Token, Bad> {
+        let wrong = text.find(|c: char| !(c.is_ascii_alphanumeric() || "!#$%&'*+.^_`|~-".contains(c)));
+        match wrong {
+            None if !text.is_empty() => Ok(Token(text.into())),
+            _ => Err(Bad::new(0..text.len(), format!("\"{text}\": expected {}", Self::FORM))),
+        }
+    }
+}
+unit!(Token, "Token");
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// As they are written: this is how a default comes into the schema.
 #[cfg(feature = "schema")]
 macro_rules! written {
@@ -261,7 +284,9 @@ macro_rules! written {
     )*};
 }
 #[cfg(feature = "schema")]
-written!(Span, ByteSize, Percent, Rate, Cidr);
+pub(crate) use written;
+#[cfg(feature = "schema")]
+written!(Span, ByteSize, Percent, Rate, Cidr, Token);
 
 /// Off, watched, or enforced: the switch of every protection.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, serde::Deserialize)]

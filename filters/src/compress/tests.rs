@@ -225,9 +225,9 @@ fn wrong() {
     for (conf, why) in [
         ("level = 0", "level 0: expected 1 (fast) to 9 (small)"),
         ("level = 10", "level 10"),
-        ("types = ['text']", "type \"text\": expected such as"),
-        ("types = ['*']", "expected such as"),
-        ("types = ['text/*; q=1']", "expected such as"),
+        ("types = ['text']", "\"text\": expected a content type such as"),
+        ("types = ['*']", "expected a content type"),
+        ("types = ['text/*; q=1']", "expected a content type"),
         ("algorithms = ['lzma']", "unknown variant `lzma`"),
     ] {
         assert!(faults(&format!("compress = {{ {conf} }}")).contains(why), "{conf}");

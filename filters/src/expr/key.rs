@@ -23,6 +23,18 @@ impl Unit for Key {
     const FORM: &'static str = "a key such as \"ip\" or \"header.x-api-key+route\"";
     const PATTERN: &'static str = r"^[A-Za-z0-9._-]+(\+[A-Za-z0-9._-]+)*$";
     fn parse(text: &str) -> Result<Key, Bad> {
+        Key::parse(text)
+    }
+}
+unit!(Key, "Key");
+
+fn is_key(var: &Var) -> bool {
+    use Var::*;
+    matches!(var, Ip | Header(_) | Cookie(_) | Capture(_) | Query(_) | CertCn | Route)
+}
+
+impl Key {
+    pub fn parse(text: &str) -> Result<Key, Bad> {
         let mut parts = vec![];
         for part in text.split('+') {
             let from = part.as_ptr() as usize - text.as_ptr() as usize;
@@ -49,15 +61,7 @@ impl Unit for Key {
         }
         Ok(Key { parts })
     }
-}
-unit!(Key, "Key");
 
-fn is_key(var: &Var) -> bool {
-    use Var::*;
-    matches!(var, Ip | Header(_) | Cookie(_) | Capture(_) | Query(_) | CertCn | Route)
-}
-
-impl Key {
     pub fn ip() -> Key {
         Key { parts: vec![Var::Ip] }
     }
