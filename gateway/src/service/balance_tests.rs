@@ -20,7 +20,7 @@ fn endpoints(of: &[(u32, bool)]) -> Vec<Arc<Endpoint>> {
             backup: *backup,
             state: Arc::new(State::new(false)),
             core: core.clone(),
-            peer: HttpPeer::new(([10, 0, 0, 1], 80), false, String::new()),
+            peer: HttpPeer::new(("10.0.0.1", 80), false, String::new()),
         })
     };
     of.iter().enumerate().map(one).collect()
