@@ -133,7 +133,7 @@ impl View {
             false => (self.weights.draw(draws), self.weights.draw(draws)),
         };
         // Now and then the first draw stands, so that a slow endpoint's recovery is noticed.
-        if a == b || draws.draw() % 64 == 0 || !self.lighter(all, b, a) {
+        if a == b || draws.draw().is_multiple_of(64) || !self.lighter(all, b, a) {
             return a;
         }
         b
@@ -313,7 +313,7 @@ impl Ring {
             .enumerate()
             .flat_map(|(i, e)| {
                 let seed = mix::text(&e.name);
-                let count = (e.weight as u64 * POINTS >> halvings).max(1);
+                let count = ((e.weight as u64 * POINTS) >> halvings).max(1);
                 (0..count).map(move |p| (mix::pair(seed, p), i as u32))
             })
             .collect();

@@ -29,7 +29,7 @@ impl Draws {
     }
     /// A number below `n`, which must not be 0. Biased by at most n / 2^32.
     pub fn below(&mut self, n: usize) -> usize {
-        ((self.draw() >> 32) * n as u64 >> 32) as usize
+        (((self.draw() >> 32) * n as u64) >> 32) as usize
     }
     /// From 0 up to, not including, 1.
     pub fn unit(&mut self) -> f64 {
