@@ -210,20 +210,16 @@ impl<A: HttpServerApp + Send + Sync + 'static> Front<A> {
             link.rest();
             link.allow(u64::MAX);
             let mut buf = BytesMut::new();
-            let framing = match read_head(&mut link, &mut buf, setup, &mut stop, first).await {
-                Ok((end, framing)) => {
-                    bound(&mut link, &mut buf, end, framing);
-                    framing
-                }
+            match read_head(&mut link, &mut buf, setup, &mut stop, first).await {
+                Ok((end, framing)) => bound(&mut link, &mut buf, end, framing),
                 Err(End::Closed) => return close(&mut link).await,
                 Err(End::Refused(refusal)) => {
                     let line = &buf[..buf.len().min(LINE)];
                     let end = memchr::memchr2(b'\r', b'\n', line).unwrap_or(line.len());
                     self.journal.refused(&conn, &refusal, &line[..end]);
-                    return refuse(&mut link, &refusal).await;
+                    return Box::pin(refuse(&mut link, &refusal)).await;
                 }
-            };
-            let _ = framing;
+            }
             let mut session = ServerSession::new_http1(link);
             // only whether it is kept alive counts: how long is decided above
             session.set_keepalive((!conn.draining()).then_some(setup.idle.as_secs().max(1)));

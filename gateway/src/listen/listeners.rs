@@ -132,7 +132,11 @@ impl<A: HttpServerApp + Send + Sync + 'static> Listeners<A> {
                 }
             }
         }
-        if faults.is_empty() { Ok(Bound(bound)) } else { Err(faults) }
+        if faults.is_empty() {
+            return Ok(Bound(bound));
+        }
+        inherited.extend(bound.into_iter().filter(|(_, _, l)| l.inherited).map(|(_, _, l)| l.socket));
+        Err(faults)
     }
 
     /// Serves this generation: cannot fail. Connections of addresses that are gone finish what they do and then close.

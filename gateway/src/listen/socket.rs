@@ -18,6 +18,8 @@ pub struct Listening {
     pub socket: Socket,
     /// The file of a Unix socket that we made, to be removed in the end.
     file: Option<SocketFile>,
+    /// It was handed over, and may have to be given back.
+    pub inherited: bool,
 }
 
 #[derive(Debug)]
@@ -54,11 +56,13 @@ pub fn open(addr: &Addr, inherited: &mut Vec<Socket>) -> Result<Listening, Build
     if let Some(nth) = inherited.iter().position(|s| same(s, &addr.at)) {
         let socket = inherited.swap_remove(nth);
         return tune(&socket, &addr.at)
-            .map(|()| Listening { socket, file: None })
+            .map(|()| Listening { socket, file: None, inherited: true })
             .map_err(|e| BuildError::new(format!("inherited socket for {}: {e}", addr.at)));
     }
     match &addr.at {
-        Bind::Tcp(at) => tcp(*at).map(|socket| Listening { socket, file: None }).map_err(|e| cannot(&addr.at, &e)),
+        Bind::Tcp(at) => {
+            tcp(*at).map(|socket| Listening { socket, file: None, inherited: false }).map_err(|e| cannot(&addr.at, &e))
+        }
         Bind::Unix(path) => unix(path, addr.mode).map_err(|e| cannot(&addr.at, &e)),
     }
 }
@@ -84,7 +88,7 @@ fn unix(path: &Path, mode: Option<FileMode>) -> io::Result<Listening> {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode.0))?;
     }
     socket.listen(BACKLOG)?;
-    Ok(Listening { socket, file })
+    Ok(Listening { socket, file, inherited: false })
 }
 
 /// Removes a socket that nobody listens on any more; anything else that is in the way stays.
