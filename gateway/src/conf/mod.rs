@@ -27,8 +27,8 @@ pub use server::Server;
 pub use source::{Place, Sources};
 pub use tree::{Entry, Node, Span, Text, Value};
 
-use crate::route;
-use pending::{admin, listen, service};
+use crate::{listen, route};
+use pending::{admin, service};
 
 /// Stands in until the sections' own modules are there.
 mod pending {
@@ -43,6 +43,5 @@ mod pending {
         };
     }
     section!(admin, "admin", { addr: Option<String>, token: Option<filters::units::Secret> });
-    section!(listen, "listen", { addr: String, redirect: Option<String> });
     section!(service, "service", { to: Vec<String>, balance: Option<String> });
 }
