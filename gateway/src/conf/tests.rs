@@ -342,6 +342,31 @@ a.toml:11:19: server.max_connections: found integer 5000000000, expected a whole
 }
 
 #[test]
+fn listeners_and_routes_through_their_own_types() {
+    let (_, faults) = text(concat!(
+        "[listen.a]\naddr = \"0.0.0.0\"\ntls = { cert = \"/c\", kee = \"/k\" }\n",
+        "[listen.b]\nadr = \"0.0.0.0:1\"\n",
+        "[route.r]\nmatch = \"GTE /a/{x}/{x}\"\nto = { s = \"x\" }\nwhen = \"header.x == \"\n",
+        "[route.q]\nmatch = \"/b\"\nto = \"http://127.0.0.1:1\"\n",
+    ));
+    let places: Vec<_> = faults.lines().map(|l| l.splitn(5, ':').take(4).collect::<Vec<_>>().join(":")).collect();
+    assert_eq!(
+        places,
+        [
+            "a.toml:2:9: listen.a.addr",
+            "a.toml:3:22: listen.a.tls.kee",
+            "a.toml:5:1: listen.b.adr",
+            "a.toml:7:10: route.r.match",
+            "a.toml:8:8: route.r.to",
+            "a.toml:8:12: route.r.to.s",
+            "a.toml:9:21: route.r.when",
+            "a.toml:12:7: route.q.to",
+        ],
+        "{faults}"
+    );
+}
+
+#[test]
 fn syntax() {
     assert_eq!(
         bad("[route.a]\nmatch = \"x\nto = \"y\"\nto=\"z\"\n[route.b]\nto = 1\n[route.a]\nx = 1\n"),
@@ -868,12 +893,12 @@ fn defaults_are_told_apart() {
     let explained = good(DECENT).explain("users").expect("it is there").to_string();
     let explained: Vec<_> = explained.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     for line in [
-        "match = \"GET|POST api.example.com/v1/users/{id}\" # a.toml:35",
-        "to.users = 95 # a.toml:36",
-        "response.set.Strict-Transport-Security = \"max-age=31536000\" # a.toml:19",
-        "size.body = \"1MB\" # a.toml:25",
-        "size.mode = \"enforce\" # a.toml:38",
-        "compress.min_size = \"2KiB\" # a.toml:24",
+        "match = \"GET|POST api.example.com/v1/users/{id}\" # a.toml:40",
+        "to.users = 95 # a.toml:41",
+        "response.set.Strict-Transport-Security = \"max-age=31536000\" # a.toml:24",
+        "size.body = \"1MB\" # a.toml:30",
+        "size.mode = \"enforce\" # a.toml:43",
+        "compress.min_size = \"2KiB\" # a.toml:29",
         "compress.algorithms = [\"zstd\", \"br\", \"gzip\"] # default",
         "cors.max_age = \"10m\" # default",
         "ip.mode = \"enforce\" # default",
