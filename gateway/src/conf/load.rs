@@ -416,6 +416,9 @@ impl<'a> Loader<'a> {
         if let Some(admin) = self.single(&tables, "admin") {
             conf.admin = admin;
         }
+        if let (Some(entry), Err((key, why))) = (tables.single.get("admin"), conf.admin.check()) {
+            self.faults.push(Fault::new(entry.node.place(key), why).at(join("admin", key)));
+        }
         conf.listen = self.named(&tables, "listen");
         conf.service = self.named(&tables, "service");
         for policy in tables.of("policy") {

@@ -27,8 +27,8 @@ pub use server::Server;
 pub use source::{Place, Sources};
 pub use tree::{Entry, Node, Span, Text, Value};
 
-use crate::{listen, route};
-use pending::{admin, service};
+use crate::{admin, listen, route};
+use pending::service;
 
 /// Stands in until the sections' own modules are there.
 mod pending {
@@ -42,6 +42,5 @@ mod pending {
             }
         };
     }
-    section!(admin, "admin", { addr: Option<String>, token: Option<filters::units::Secret> });
     section!(service, "service", { to: Vec<String>, balance: Option<String> });
 }

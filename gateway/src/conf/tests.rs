@@ -367,6 +367,13 @@ fn listeners_and_routes_through_their_own_types() {
 }
 
 #[test]
+fn an_admin_endpoint_for_everybody_needs_a_token() {
+    let faults = bad(format!("[admin]\naddr = \"0.0.0.0:9901\"\n{ROUTE}"));
+    assert!(faults.starts_with("a.toml:2:8: admin.addr: 0.0.0.0:9901 can be reached by other machines"), "{faults}");
+    good(&format!("[admin]\naddr = \"0.0.0.0:9901\"\ntoken = \"${{env:SEC}}\"\n{ROUTE}"));
+}
+
+#[test]
 fn syntax() {
     assert_eq!(
         bad("[route.a]\nmatch = \"x\nto = \"y\"\nto=\"z\"\n[route.b]\nto = 1\n[route.a]\nx = 1\n"),
