@@ -10,7 +10,7 @@ use crate::head::{self, RequestHead};
 use crate::units::{ByteSize, Mode};
 use bytes::Bytes;
 
-#[derive(Debug, serde::Deserialize)]
+#[derive(Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "Size"))]
 pub struct Conf {

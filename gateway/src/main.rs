@@ -1,6 +1,10 @@
 //! `portcullis`: see `cli`.
 
+use std::process::ExitCode;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() {}
+fn main() -> ExitCode {
+    portcullis::cli::main()
+}

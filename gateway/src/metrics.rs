@@ -56,6 +56,7 @@ pub struct Metrics {
     generation: IntGauge,
     last_reload: IntGauge,
     last_reload_ok: IntGauge,
+    mirrored: IntCounterVec,
     /// Access log records that were lost.
     pub log_dropped: IntCounter,
 }
@@ -115,6 +116,14 @@ impl Metrics {
             certs: Mutex::default(),
             reloads: IntCounterVec::new(Opts::new("portcullis_reloads_total", "Reloads, by result"), &["result"])
                 .expect("valid names"),
+            mirrored: IntCounterVec::new(
+                Opts::new(
+                    "portcullis_mirrored_total",
+                    "Copies of requests, by the service they were for and what became of them",
+                ),
+                &["service", "result"],
+            )
+            .expect("valid names"),
             generation: gauge("portcullis_generation", "The number of the running configuration, from 1"),
             last_reload: gauge("portcullis_config_last_reload_timestamp_seconds", "When a reload was last tried"),
             last_reload_ok: gauge("portcullis_config_last_reload_success", "1: the last reload was taken; 0: rejected"),
@@ -122,7 +131,8 @@ impl Metrics {
                 .expect("a valid name"),
             registry,
         };
-        let all: [Box<dyn prometheus::core::Collector>; 5] = [
+        let all: [Box<dyn prometheus::core::Collector>; 6] = [
+            Box::new(m.mirrored.clone()),
             Box::new(m.reloads.clone()),
             Box::new(m.generation.clone()),
             Box::new(m.last_reload.clone()),
@@ -160,6 +170,11 @@ impl Metrics {
     /// The certificates in use, all of them.
     pub fn certs(&self, all: Vec<Expiry>) {
         *self.certs.lock() = all;
+    }
+
+    /// A copy of a request was `sent`, or `failed`, `dropped`, `unavailable` or `too_large`.
+    pub fn mirrored(&self, service: &str, result: &str) {
+        self.mirrored.with_label_values(&[service, result]).inc();
     }
 
     /// A configuration began to serve; the first one is no reload.

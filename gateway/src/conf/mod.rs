@@ -27,20 +27,4 @@ pub use server::Server;
 pub use source::{Place, Sources};
 pub use tree::{Entry, Node, Span, Text, Value};
 
-use crate::{admin, listen, route};
-use pending::service;
-
-/// Stands in until the sections' own modules are there.
-mod pending {
-    macro_rules! section {
-        ($name:ident, $title:literal, { $($(#[$m:meta])* $key:ident: $Type:ty),* $(,)? }) => {
-            pub mod $name {
-                #[derive(Debug, Default, serde::Deserialize, schemars::JsonSchema)]
-                #[serde(deny_unknown_fields)]
-                #[schemars(rename = $title)]
-                pub struct Conf { $($(#[$m])* pub $key: $Type),* }
-            }
-        };
-    }
-    section!(service, "service", { to: Vec<String>, balance: Option<String> });
-}
+use crate::{admin, listen, route, service};

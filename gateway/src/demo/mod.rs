@@ -4,11 +4,13 @@
 //! The services are ordinary servers on loopback ports of the kernel's choice: the gateway knows nothing of them but
 //! what the file says. Every line of the tour is run by a test.
 
+mod run;
 mod serve;
 mod shop;
 mod streams;
 mod trouble;
 
+pub use run::run;
 use std::fmt::Write;
 use std::io;
 use std::net::{SocketAddr, TcpListener};

@@ -42,6 +42,8 @@ pub struct Conn {
     /// Nothing is in flight any more.
     pub(super) quiet: Notify,
     pub(super) draining: watch::Receiver<bool>,
+    /// For the deadlines of the requests, one after the other.
+    pub timer: parking_lot::Mutex<crate::deadline::Timer>,
     pub(super) _slots: Slots,
 }
 

@@ -198,6 +198,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Front<A> {
             inflight: AtomicUsize::new(0),
             quiet: Notify::new(),
             draining: post.stop.subscribe(),
+            timer: Default::default(),
             _slots: slots,
         })
     }

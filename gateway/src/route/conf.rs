@@ -3,6 +3,7 @@
 use super::{Entry, Pattern, rewrite};
 use crate::destination::{redirect, reply};
 use crate::path;
+use crate::service::{Retry, Timeout};
 use filters::expr::{Expr, Key, Var};
 use filters::filter::BuildError;
 use filters::short::{Bad, One, Short};
@@ -54,6 +55,12 @@ pub struct Conf {
     /// Upgrades such as WebSocket are let through. Default `false`.
     #[serde(default)]
     pub upgrade: bool,
+    /// How long each part of an exchange may take, over what the service says.
+    #[serde(default)]
+    pub timeout: Timeout,
+    /// What is tried again, over what the service says.
+    #[serde(default)]
+    pub retry: Retry,
 }
 
 impl Conf {
