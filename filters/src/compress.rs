@@ -21,6 +21,7 @@ use http::header::{
 };
 use http::{HeaderMap, Method, StatusCode, Version};
 use serde_spanned::Spanned;
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
 
@@ -177,13 +178,11 @@ impl Compress {
         let (mut weights, mut others, mut plain) = ([None; 3], None, 0);
         for item in head::list(headers, &ACCEPT_ENCODING) {
             let (coding, weight) = weighted(item);
-            match coding.to_ascii_lowercase().as_str() {
-                "zstd" => weights[Algorithm::Zstd as usize] = Some(weight),
-                "br" => weights[Algorithm::Br as usize] = Some(weight),
-                "gzip" | "x-gzip" => weights[Algorithm::Gzip as usize] = Some(weight),
-                "identity" => plain = weight,
-                "*" => others = Some(weight),
-                _ => {}
+            match CODINGS.iter().find(|(name, _)| coding.eq_ignore_ascii_case(name)) {
+                Some((_, algorithm)) => weights[*algorithm as usize] = Some(weight),
+                None if coding.eq_ignore_ascii_case("identity") => plain = weight,
+                None if coding == "*" => others = Some(weight),
+                None => {}
             }
         }
         let weight = |a: Algorithm| weights[a as usize].or(others).unwrap_or(0);
@@ -210,9 +209,11 @@ impl Compress {
     }
 
     fn fits(&self, content_type: &str) -> bool {
-        let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let sent = content_type.split(';').next().unwrap_or_default().trim();
+        let upper = sent.bytes().any(|b| b.is_ascii_uppercase());
+        let essence = if upper { Cow::Owned(sent.to_ascii_lowercase()) } else { Cow::Borrowed(sent) };
         let exact = |e: &str| self.types.iter().any(|t| matches!(t, Type::Exact(x) if x == e));
-        match essence.as_str() {
+        match &*essence {
             // gRPC compresses its own messages, and events should not wait in a decoder.
             grpc if grpc.starts_with("application/grpc") => false,
             "text/event-stream" => exact("text/event-stream"),
@@ -255,6 +256,10 @@ fn relabel(head: &mut ResponseHead, algorithm: Algorithm, bodiless: bool) {
         _ = head.insert_header(ETAG, weak);
     }
 }
+
+/// The names in `Accept-Encoding`; `x-gzip` is gzip (RFC 9110, section 8.4.1.3).
+const CODINGS: [(&str, Algorithm); 4] =
+    [("gzip", Algorithm::Gzip), ("br", Algorithm::Br), ("zstd", Algorithm::Zstd), ("x-gzip", Algorithm::Gzip)];
 
 impl Algorithm {
     fn name(self) -> HeaderValue {
