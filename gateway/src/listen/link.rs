@@ -22,6 +22,8 @@ use tokio::net::{TcpStream, UnixStream};
 
 /// Writes are gathered up to this size, which is also the largest TLS record.
 const GATHER: usize = 16 * 1024;
+/// An empty output buffer of at most this size waits for the next response; HTTP/2 has no moment to let go of it.
+const SMALL: usize = 4 * 1024;
 /// Bytes of following requests that are kept while one is being answered; then the client must wait.
 const AHEAD: usize = 16 * 1024;
 
@@ -226,6 +228,9 @@ impl Link {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.sent += n;
+        }
+        if self.out.capacity() > SMALL {
+            self.out = Vec::new();
         }
         self.out.clear();
         self.sent = 0;

@@ -272,7 +272,7 @@ async fn accept<A: HttpServerApp + Send + Sync + 'static>(
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stopped(&mut stop) => return,
+            () = stopped(&mut stop) => return last(&front, &post, listener.get_ref(), here),
             accepted = listener.async_io(Interest::READABLE, |socket| socket.accept()) => accepted,
         };
         match accepted {
@@ -285,6 +285,22 @@ async fn accept<A: HttpServerApp + Send + Sync + 'static>(
                 }
                 tokio::time::sleep(BACK_OFF).await;
             }
+        }
+    }
+}
+
+/// Takes in who waits already: the kernel would reset them with the socket. They have one call, see `read_head`.
+fn last<A: HttpServerApp + Send + Sync + 'static>(
+    front: &Arc<Front<A>>,
+    post: &Arc<Post>,
+    socket: &socket2::Socket,
+    here: usize,
+) {
+    for _ in 0..socket::BACKLOG {
+        match socket.accept() {
+            Ok((socket, peer)) => front.admit(post, socket, peer.as_socket(), here),
+            Err(e) if passing(&e) => {}
+            Err(_) => return,
         }
     }
 }

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 /// Connections that wait to be accepted; `net.core.somaxconn` bounds it too.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 
 /// A socket that listens.
 #[derive(Debug)]

@@ -111,8 +111,8 @@ impl Stage {
         all.iter().find(|(n, _)| n == name).unwrap().1.parse().unwrap()
     }
 
-    async fn client(&self) -> Client2<TcpStream> {
-        Client2(TcpStream::connect(self.addr("a")).await.unwrap())
+    async fn client(&self) -> Raw<TcpStream> {
+        Raw(TcpStream::connect(self.addr("a")).await.unwrap())
     }
 
     /// Waits for what another task is about to do.
@@ -136,9 +136,9 @@ fn told(faults: &[Fault]) -> String {
 }
 
 /// A client that speaks bytes.
-struct Client2<S>(S);
+struct Raw<S>(S);
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Client2<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
     async fn send(&mut self, text: &str) -> &mut Self {
         self.0.write_all(text.as_bytes()).await.unwrap();
         self
@@ -329,7 +329,7 @@ async fn unix_sockets_serve_and_go_away() {
     let dir = Dir::new("unix");
     let path = dir.path("s");
     let stage = Stage::new(&format!("[a]\naddr = 'unix:{}'", path.display()));
-    let mut c = Client2(UnixStream::connect(&path).await.unwrap());
+    let mut c = Raw(UnixStream::connect(&path).await.unwrap());
     assert!(c.get("/").await.1.contains("client=127.0.0.1 "));
     drop(c);
     assert!(stage.listeners.drain(Duration::from_secs(10), false).await);
@@ -358,6 +358,54 @@ async fn draining_finishes_what_runs_and_closes_what_idles() {
 }
 
 #[tokio::test]
+async fn who_waits_to_be_accepted_is_still_answered() {
+    use std::io::{Read, Write};
+    let stage = Stage::new(PLAIN);
+    // blocking: the accept loop, on this same thread, has no chance before the drain
+    let mut c = std::net::TcpStream::connect(stage.addr("a")).unwrap();
+    c.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    assert!(stage.listeners.drain(Duration::from_secs(10), false).await);
+    let mut all = String::new();
+    c.read_to_string(&mut all).unwrap();
+    assert!(all.starts_with("HTTP/1.1 200"), "{all}");
+}
+
+#[tokio::test]
+async fn large_bodies_pass_both_ways_and_the_connection_lives_on() {
+    let (dir, _) = tls_dir("large");
+    let stage = Stage::with(&format!("{TLS}\n[b]\naddr = '127.0.0.1:0'"), dir.terms());
+    let body = (0..300_000u32).map(|n| char::from(b'a' + (n % 23) as u8)).collect::<String>();
+    let mut plain = Raw(TcpStream::connect(stage.addr("b")).await.unwrap());
+    exchange(&mut plain, &body).await;
+    let mut tls = greet(stage.addr("a"), &Hello { sni: "a.test", ..Hello::default() }).await.unwrap();
+    exchange(&mut tls.client, &body).await;
+}
+
+async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Raw<S>, body: &str) {
+    let length = format!("POST /body HTTP/1.1\r\nHost: a.test\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let chunked = format!(
+        "POST /body HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+        body.len()
+    );
+    for request in [length, chunked] {
+        let (status, echo) = client.send(&request).await.answer().await;
+        assert!(status == 200 && echo == body, "{status}, {} bytes", echo.len());
+    }
+    assert_eq!(client.get("/").await.0, 200);
+}
+
+#[tokio::test]
+async fn each_certificate_has_its_own_oldest_version() {
+    let (dir, _) = tls_dir("min");
+    let text = "[a]\naddr = '127.0.0.1:0'\ntls = ['a.pem a.key', { cert = 'b.pem', key = 'b.key', min = '1.3' }]";
+    let stage = Stage::with(text, dir.terms());
+    let old = |sni| Hello { sni, max: Some(SslVersion::TLS1_2), ..Hello::default() };
+    assert!(greet(stage.addr("a"), &old("a.test")).await.is_ok());
+    assert!(greet(stage.addr("a"), &old("b.test")).await.is_err());
+    assert!(greet(stage.addr("a"), &Hello { sni: "b.test", ..Hello::default() }).await.is_ok());
+}
+
+#[tokio::test]
 async fn listeners_come_change_and_go_at_run_time() {
     let stage = Stage::new(PLAIN);
     let (first, mut kept) = (stage.addr("a"), stage.client().await);
@@ -367,7 +415,7 @@ async fn listeners_come_change_and_go_at_run_time() {
     assert_eq!(kept.get("/").await.0, 200, "a reload cuts nobody");
     assert!(stage.client().await.closed().await, "new terms hold at once");
     let b = stage.addr("b");
-    let mut c = Client2(TcpStream::connect(b).await.unwrap());
+    let mut c = Raw(TcpStream::connect(b).await.unwrap());
     assert!(c.get("/").await.1.starts_with("b "));
     // one that cannot be bound changes nothing
     let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -396,7 +444,7 @@ async fn connections_spread_over_the_workers() {
     let addr: SocketAddr = listeners.addresses()[0].1.parse().unwrap();
     let mut clients = vec![];
     for _ in 0..40 {
-        let mut c = Client2(TcpStream::connect(addr).await.unwrap());
+        let mut c = Raw(TcpStream::connect(addr).await.unwrap());
         assert_eq!(c.get("/").await.0, 200);
         clients.push(c);
     }
@@ -471,7 +519,7 @@ struct Hello<'a> {
 }
 
 struct Greeted {
-    client: Client2<SslStream<TcpStream>>,
+    client: Raw<SslStream<TcpStream>>,
     sessions: Arc<Mutex<Vec<SslSession>>>,
 }
 
@@ -510,7 +558,7 @@ async fn greet(addr: SocketAddr, hello: &Hello<'_>) -> Result<Greeted, String> {
     let ssl = config.into_ssl(if hello.sni.is_empty() { "none" } else { hello.sni }).unwrap();
     let mut stream = SslStream::new(ssl, TcpStream::connect(addr).await.unwrap()).unwrap();
     Pin::new(&mut stream).connect().await.map_err(|e| e.to_string())?;
-    Ok(Greeted { client: Client2(stream), sessions })
+    Ok(Greeted { client: Raw(stream), sessions })
 }
 
 /// One request over a new connection: status and body, or how it failed.
