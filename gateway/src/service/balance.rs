@@ -298,7 +298,13 @@ fn gcd(a: u64, b: u64) -> u64 {
 /// The points come from the endpoint's name alone, so adding or removing one moves only the keys that it gains or loses.
 /// It is made of all endpoints, usable or not; the keys of one that is out go to those next on the ring and come back.
 #[derive(Debug, Default)]
-pub struct Ring(Box<[(u64, u32)]>);
+pub struct Ring {
+    points: Box<[(u64, u32)]>,
+    /// Where the points begin whose hash starts with these bits, about four of them each: hashes are spread evenly, so
+    /// this finds the place at once, where a search through a big ring would miss the cache at every step.
+    starts: Box<[u32]>,
+    bits: u32,
+}
 
 const POINTS: u64 = 160;
 const MOST_POINTS: u64 = 1 << 21;
@@ -318,14 +324,28 @@ impl Ring {
             })
             .collect();
         points.sort_unstable();
-        Ring(points.into())
+        let bits = (points.len() / 4).max(1).ilog2();
+        let start = |top: u64| points.partition_point(|(point, _)| leading(*point, bits) < top) as u32;
+        let starts = (0..=1u64 << bits).map(start).collect();
+        Ring { points: points.into(), starts, bits }
     }
 
     /// The endpoints in the order in which they would serve this key; with repetitions.
     fn walk(&self, key: u64) -> impl Iterator<Item = usize> {
-        let at = self.0.partition_point(|(point, _)| *point < mix::one(key));
-        self.0[at..].iter().chain(&self.0[..at]).map(|(_, i)| *i as usize)
+        let hash = mix::one(key);
+        let top = leading(hash, self.bits) as usize;
+        let near = match self.starts.get(top..top + 2) {
+            Some(range) => range[0] as usize..range[1] as usize,
+            None => 0..0,
+        };
+        let at = near.start + self.points[near].partition_point(|(point, _)| *point < hash);
+        self.points[at..].iter().chain(&self.points[..at]).map(|(_, i)| *i as usize)
     }
+}
+
+/// The first `bits` bits of a hash, of which there may be none.
+fn leading(hash: u64, bits: u32) -> u64 {
+    hash.checked_shr(64 - bits).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -167,7 +167,20 @@ fn keys_spread_by_weight() {
 #[test]
 fn a_big_ring_is_bounded() {
     let ring = Ring::new(&endpoints(&vec![(1000, false); 300]));
-    assert!(ring.0.len() as u64 <= MOST_POINTS && ring.0.len() as u64 > MOST_POINTS / 4, "{}", ring.0.len());
+    let count = ring.points.len() as u64;
+    assert!(count <= MOST_POINTS && count > MOST_POINTS / 4, "{count}");
+}
+
+#[test]
+fn the_ring_is_entered_where_a_search_would() {
+    for count in [0, 1, 2, 100] {
+        let ring = Ring::new(&equal(count));
+        for key in 0..10_000 {
+            let at = ring.points.partition_point(|(point, _)| *point < mix::one(key));
+            let slow = ring.points[at..].iter().chain(&ring.points).next().map(|(_, i)| *i as usize);
+            assert_eq!(ring.walk(key).next(), slow, "key {key} among {count}");
+        }
+    }
 }
 
 proptest! {

@@ -337,9 +337,10 @@ impl Set {
     /// Makes the view anew if it is out of date. With many endpoints that is dear, so it is done at most every so often
     /// and by one thread; meanwhile a view that is out of date serves, whose offers are checked anyway.
     fn refresh(&self, core: &Core, now: u64, at_once: bool) {
+        let changes = || core.shared.changes.load(Ordering::Acquire);
+        let stale = |view: &View| view.seen != changes() || now >= view.until;
         let view = self.view.load();
-        let changes = core.shared.changes.load(Ordering::Acquire);
-        if view.seen == changes && now < view.until && !at_once {
+        if !stale(&view) {
             return;
         }
         let first = view.seen == u64::MAX;
@@ -349,8 +350,8 @@ impl Set {
         }
         // A stale view serves whoever comes second; where there is none to serve, they wait for the first.
         let lock = if first || at_once { Some(self.renewing.lock()) } else { self.renewing.try_lock() };
-        if lock.is_some() && (at_once || Arc::ptr_eq(&view, &self.view.load())) {
-            self.view.store(Arc::new(View::build(&self.endpoints, &core.rule, changes, now)));
+        if lock.is_some() && stale(&self.view.load()) {
+            self.view.store(Arc::new(View::build(&self.endpoints, &core.rule, changes(), now)));
         }
     }
 }

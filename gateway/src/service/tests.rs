@@ -284,3 +284,29 @@ async fn admission_is_bounded_across_generations() {
     let (free, _keep) = pool("to = \"10.0.0.1:1\"");
     assert!(free.admit().await.is_ok());
 }
+
+#[test]
+fn certificates_and_keys_must_be_there_and_match() {
+    let dir = std::env::temp_dir().join(format!("portcullis-service-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a writable temporary directory");
+    let write = |name: &str, text: &str| std::fs::write(dir.join(name), text).expect("a writable directory");
+    for name in ["a", "b"] {
+        let made = rcgen::generate_simple_self_signed([format!("{name}.test")]).expect("a certificate");
+        write(&format!("{name}.pem"), &made.cert.pem());
+        write(&format!("{name}.key"), &made.signing_key.serialize_pem());
+    }
+    write("none.pem", "not PEM\n");
+    let tls = |ca: &str, cert: &str, key: &str| {
+        let path = |name: &str| dir.join(name).display().to_string();
+        format!("to = \"a.test:1\"\ntls = {{ ca = {:?}, cert = {:?}, key = {:?} }}", path(ca), path(cert), path(key))
+    };
+    assert_eq!(faults(&tls("a.pem", "a.pem", "a.key")), [""; 0]);
+    let mismatch = faults(&tls("a.pem", "a.pem", "b.key"));
+    assert!(mismatch.len() == 1 && mismatch[0].contains("does not belong to the certificate"), "{mismatch:?}");
+    let all = faults(&tls("none.pem", "none.pem", "a.pem"));
+    assert_eq!(all.iter().filter(|f| f.contains("found no certificate")).count(), 2, "{all:?}");
+    assert!(all.iter().any(|f| f.contains("found no private key")), "{all:?}");
+    let group = |toml: &str| Template::build(&conf(toml), &mut vec![]).inet(([127, 0, 0, 1], 1).into(), None).group_key;
+    assert_ne!(group(&tls("a.pem", "a.pem", "a.key")), group(&tls("b.pem", "a.pem", "a.key")), "another CA");
+    std::fs::remove_dir_all(&dir).expect("it is there");
+}
