@@ -900,11 +900,11 @@ fn defaults_are_told_apart() {
     let explained = good(DECENT).explain("users").expect("it is there").to_string();
     let explained: Vec<_> = explained.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     for line in [
-        "match = \"GET|POST api.example.com/v1/users/{id}\" # a.toml:40",
-        "to.users = 95 # a.toml:41",
+        "match = \"GET|POST api.example.com/v1/users/{id}\" # a.toml:44",
+        "to.users = 95 # a.toml:45",
         "response.set.Strict-Transport-Security = \"max-age=31536000\" # a.toml:24",
         "size.body = \"1MB\" # a.toml:30",
-        "size.mode = \"enforce\" # a.toml:43",
+        "size.mode = \"enforce\" # a.toml:47",
         "compress.min_size = \"2KiB\" # a.toml:29",
         "compress.algorithms = [\"zstd\", \"br\", \"gzip\"] # default",
         "cors.max_age = \"10m\" # default",
