@@ -234,16 +234,16 @@ fn weighted(item: &str) -> (&str, u16) {
 
 /// The head of a compressed body.
 fn relabel(head: &mut ResponseHead, algorithm: Algorithm, bodiless: bool) {
-    for name in [CONTENT_LENGTH, ACCEPT_RANGES] {
-        head.remove_header(&name);
-    }
+    let told = head.remove_header(&CONTENT_LENGTH).is_some();
+    head.remove_header(&ACCEPT_RANGES);
     // Digests of the bytes as the upstream sent them.
     for name in ["content-md5", "content-digest", "repr-digest", "digest"] {
         head.remove_header(name);
     }
     _ = head.insert_header(CONTENT_ENCODING, algorithm.name());
-    if !bodiless {
-        // Pingora frames HTTP/1 by this, and drops it for HTTP/2; without it the connection would be spent.
+    if told && !bodiless {
+        // What its length framed is framed by chunks: Pingora goes by this header and drops it for HTTP/2. A body whose
+        // length was not told keeps its frame.
         _ = head.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     // RFC 9110, section 8.8.1: the same meaning in other bytes shares only a weak validator.
