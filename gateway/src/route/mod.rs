@@ -202,7 +202,7 @@ impl Routes {
     }
 
     /// The trees that may hold a request's route, most specific first.
-    fn trees(&self, host: &str) -> impl Iterator<Item = &Tree> {
+    fn trees<'t>(&'t self, host: &'t str) -> impl Iterator<Item = &'t Tree> {
         self.tiers.iter().flat_map(move |tier| tier.trees(Some(host), parent(host)))
     }
 
@@ -283,11 +283,11 @@ impl Routes {
 
 impl Tier {
     /// The trees for an exact host, for the names it is below of, and for any.
-    fn trees<'t>(&'t self, exact: Option<&str>, below: Option<&str>) -> impl Iterator<Item = &'t Tree> {
+    fn trees<'t>(&'t self, exact: Option<&str>, below: Option<&'t str>) -> impl Iterator<Item = &'t Tree> {
         let exact = exact.filter(|_| !self.exact.is_empty()).and_then(|host| self.exact.get(host));
         let below = below.filter(|_| !self.below.is_empty());
         let below = std::iter::successors(below, |name| parent(name)).filter_map(|name| self.below.get(name));
-        exact.into_iter().chain(below.collect::<SmallVec<[&Tree; 2]>>()).chain(std::iter::once(&self.any))
+        exact.into_iter().chain(below).chain(std::iter::once(&self.any))
     }
 }
 
