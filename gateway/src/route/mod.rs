@@ -16,7 +16,7 @@ pub use pattern::Pattern;
 pub use rewrite::Rewrite;
 
 use http::Method;
-use pattern::Host;
+use pattern::{Host, Methods};
 use smallvec::SmallVec;
 use smol_str::SmolStr;
 use std::cmp::{Ordering, Reverse};
@@ -50,9 +50,9 @@ pub struct Routes {
 /// The routes of one priority, by host.
 #[derive(Debug, Default)]
 struct Tier {
-    exact: HashMap<SmolStr, Tree, ahash::RandomState>,
+    exact: HashMap<SmolStr, Tree, tree::Hash>,
     /// By the name that follows `*.`.
-    below: HashMap<SmolStr, Tree, ahash::RandomState>,
+    below: HashMap<SmolStr, Tree, tree::Hash>,
     any: Tree,
 }
 
@@ -142,14 +142,13 @@ impl Routes {
                 Host::Below(host) => tier.below.entry(host.clone()).or_default(),
                 Host::Any => &mut tier.any,
             };
-            let named = entry.pattern.names().len();
             tree.insert(
                 &entry.pattern.pieces,
                 tree::Candidate {
                     route,
-                    methods: entry.pattern.methods.clone(),
+                    methods: entry.pattern.methods.set(),
                     when: entry.when.is_some(),
-                    captures: named as u32,
+                    captures: entry.pattern.names().len() as u8,
                 },
             );
         }
@@ -165,9 +164,12 @@ impl Routes {
         mut when: impl FnMut(usize, &Spans) -> bool,
     ) -> Result<Found, Missing> {
         let mut spans = Spans::new();
+        let bit = pattern::bit(method);
         for tree in self.trees(host) {
             let taken = tree.walk(path, &mut spans, &mut |c, spans| {
-                c.methods.take(method) && (!c.when || when(c.route as usize, spans))
+                c.methods & bit != 0
+                    && (bit != pattern::OTHER || self.methods(c).take(method))
+                    && (!c.when || when(c.route as usize, spans))
             });
             if let Some(route) = taken {
                 return Ok(Found { route: route as usize, captures: spans });
@@ -187,8 +189,9 @@ impl Routes {
         };
         for tree in self.trees(host) {
             tree.walk(path, &mut Spans::new(), &mut |c, spans| {
-                if !c.methods.take(method) && (!c.when || when(c.route as usize, spans)) {
-                    for m in &c.methods.0 {
+                let methods = self.methods(c);
+                if !methods.take(method) && (!c.when || when(c.route as usize, spans)) {
+                    for m in &methods.0 {
                         allow(m);
                         if *m == Method::GET {
                             allow(&Method::HEAD);
@@ -199,6 +202,10 @@ impl Routes {
             });
         }
         if allowed.is_empty() { Missing::Path } else { Missing::Method(allowed) }
+    }
+
+    fn methods(&self, candidate: &tree::Candidate) -> &Methods {
+        &self.entries[candidate.route as usize].pattern.methods
     }
 
     /// The trees that may hold a request's route, most specific first.
@@ -275,7 +282,9 @@ impl Routes {
         };
         let trees = self.tiers.iter().flat_map(|tier| tier.trees(exact, below));
         let mut earlier = |c: &tree::Candidate| {
-            !c.when && places[c.route as usize] < places[route as usize] && c.methods.cover(&entry.pattern.methods)
+            !c.when
+                && places[c.route as usize] < places[route as usize]
+                && self.methods(c).cover(&entry.pattern.methods)
         };
         trees.into_iter().find_map(|tree| tree.covering(&entry.pattern.pieces, &mut earlier))
     }

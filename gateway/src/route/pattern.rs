@@ -80,12 +80,31 @@ impl Methods {
     pub fn take(&self, method: &Method) -> bool {
         self.all() || self.names(method) || (*method == Method::HEAD && self.names(&Method::GET))
     }
+    /// The methods that [`Methods::take`] takes as bits, for a quick look; [`OTHER`] stands for all that have no bit.
+    pub fn set(&self) -> u8 {
+        match self.all() {
+            true => u8::MAX,
+            false => {
+                self.0.iter().fold(0, |set, m| set | bit(m) | if *m == Method::GET { bit(&Method::HEAD) } else { 0 })
+            }
+        }
+    }
     pub fn overlap(&self, other: &Methods) -> bool {
         self.all() || other.all() || self.0.iter().any(|m| other.names(m))
     }
     pub fn cover(&self, other: &Methods) -> bool {
         self.all() || (!other.all() && other.0.iter().all(|m| self.take(m)))
     }
+}
+
+/// The bit of the methods that have none of their own.
+pub(super) const OTHER: u8 = 1 << 7;
+
+/// A method's bit in [`Methods::set`].
+pub(super) fn bit(method: &Method) -> u8 {
+    const OWN: [Method; 7] =
+        [Method::GET, Method::POST, Method::HEAD, Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS];
+    OWN.iter().position(|own| own == method).map_or(OTHER, |n| 1 << n)
 }
 
 impl Pattern {

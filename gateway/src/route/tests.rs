@@ -123,6 +123,10 @@ fn the_wrong_method_is_told_the_right_ones() {
     assert_eq!(ask(&all, "HEAD h/a", ""), "g");
     assert_eq!(ask(&all, "HEAD h/b", ""), "h");
     assert_eq!(ask(&all, "GET h/b", ""), "b");
+    let all = routes(&["p = PURGE|GET /a", "l = LINK /a"]);
+    assert_eq!(ask(&all, "PURGE h/a", ""), "p");
+    assert_eq!(ask(&all, "LINK h/a", ""), "l");
+    assert_eq!(ask(&all, "SEARCH h/a", ""), "405 LINK, PURGE, GET, HEAD");
 }
 
 #[test]
@@ -203,7 +207,7 @@ fn explain_says_why() {
 
 fn pattern() -> impl Strategy<Value = String> {
     let host = proptest::sample::select(vec!["", "", "a.b", "*.b", "c.a.b", "*.a.b"]);
-    let method = proptest::sample::select(vec!["", "", "GET ", "POST ", "GET|POST ", "HEAD "]);
+    let method = proptest::sample::select(vec!["", "", "GET ", "POST ", "GET|POST ", "HEAD ", "PURGE "]);
     let piece = proptest::sample::select(vec!["a", "b", "{}", "*"]);
     let end = proptest::sample::select(vec!["", "", "/", "/**", "/{**r}"]);
     (method, host, prop::collection::vec(piece, 0..4), end).prop_map(|(method, host, pieces, end)| {
@@ -239,7 +243,7 @@ proptest! {
     fn tree_equals_list(
         entries in entries(),
         requests in prop::collection::vec((
-            proptest::sample::select(vec![Method::GET, Method::POST, Method::HEAD, Method::PUT]),
+            proptest::sample::select(vec![Method::GET, Method::POST, Method::HEAD, Method::PUT, Method::from_bytes(b"PURGE").unwrap()]),
             proptest::sample::select(vec!["a.b", "b", "c.a.b", "x.c.a.b", "z"]),
             "(/[abc]?){1,5}",
             0..16_u8,

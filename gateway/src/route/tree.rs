@@ -4,18 +4,22 @@
 //! is the most specific one. A node is reached by one way only: however a path is chosen, no node is visited twice.
 
 use super::Spans;
-use super::pattern::{Methods, Piece};
+use super::pattern::Piece;
+use ahash::AHasher;
+use smallvec::SmallVec;
 use smol_str::SmolStr;
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 
 /// A route at the end of its pattern.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Candidate {
     pub route: u32,
-    pub methods: Methods,
+    /// See [`super::pattern::Methods::set`].
+    pub methods: u8,
     pub when: bool,
     /// How many captures its pattern has; one more than was captured on the way means that its `**` has a name.
-    pub captures: u32,
+    pub captures: u8,
 }
 
 #[derive(Debug)]
@@ -27,9 +31,9 @@ struct Node {
     capture: Option<Id>,
     any: Option<Id>,
     /// The routes whose pattern ends here, in order.
-    end: Vec<Candidate>,
+    end: SmallVec<[Candidate; 2]>,
     /// The routes whose pattern has `**` here, in order.
-    rest: Vec<Candidate>,
+    rest: SmallVec<[Candidate; 2]>,
 }
 
 type Id = std::num::NonZeroU32;
@@ -38,8 +42,11 @@ type Id = std::num::NonZeroU32;
 #[derive(Debug)]
 enum Literals {
     Few(Vec<(SmolStr, Id)>),
-    Many(HashMap<SmolStr, Id, ahash::RandomState>),
+    Many(HashMap<SmolStr, Id, Hash>),
 }
+
+/// With fixed keys: only the configuration puts anything in, so nobody can fill one chain.
+pub(super) type Hash = BuildHasherDefault<AHasher>;
 
 const FEW: usize = 6;
 
