@@ -114,7 +114,12 @@ fn address(head: &RequestHead, exchange: &mut Exchange) -> Step {
     match asked.filter(|a| !a.is_empty()).map(path::host) {
         Some(Some(authority)) => exchange.cx.host = SmolStr::new(authority.host),
         Some(None) => {
-            return refuse(exchange, "normalise", "the host is not valid", Reply::problem(400, "the host is not valid"));
+            return refuse(
+                exchange,
+                "normalise",
+                "the host is not valid",
+                Reply::problem(400, "the host is not valid"),
+            );
         }
         // HTTP/1.0 may come without; everything later was checked by the listener.
         None => {}

@@ -2,8 +2,7 @@
 
 use super::{Entry, Pattern, rewrite};
 use crate::destination::{redirect, reply};
-use crate::path;
-use crate::service::{Retry, Timeout};
+use crate::service::{Address, Retry, Timeout};
 use filters::expr::{Expr, Key, Var};
 use filters::filter::BuildError;
 use filters::short::{Bad, One, Short};
@@ -55,10 +54,10 @@ pub struct Conf {
     /// Upgrades such as WebSocket are let through. Default `false`.
     #[serde(default)]
     pub upgrade: bool,
-    /// How long each part of an exchange may take, over what the service says.
+    /// How long each part may take; what is not named is as the service has it.
     #[serde(default)]
     pub timeout: Timeout,
-    /// What is tried again, over what the service says.
+    /// What is tried again; what is not named is as the service has it. The `budget` is the service's alone.
     #[serde(default)]
     pub retry: Retry,
 }
@@ -99,6 +98,10 @@ impl Conf {
                 faults.push(fault.at(sticky.span()).hint("within one service, use its `balance = \"hash\"`"));
             }
         }
+        if self.retry.budget.is_some() {
+            faults
+                .push(BuildError::new("`retry.budget` protects the service: expected it in the service's own `retry`"));
+        }
         faults
     }
 }
@@ -128,7 +131,7 @@ pub struct Share {
 pub enum Target {
     /// The name of a `[service.NAME]`.
     Service(String),
-    /// `host:port`, `[v6]:port` or `unix:/path`, as written: a service of one endpoint.
+    /// `host:port`, `[v6]:port` or `unix:/path`, in its one form: a service of one endpoint.
     Address(String),
 }
 
@@ -136,25 +139,11 @@ impl Target {
     const FORM: &str = "the name of a service, or an address such as \"127.0.0.1:3000\" or \"unix:/path\"";
 
     pub fn parse(text: &str) -> Result<Target, Bad> {
-        let bad = |at: Range<usize>, why: &str| Err(Bad::new(at, format!("\"{text}\": {why}")));
-        if let Some(path) = text.strip_prefix("unix:") {
-            return match path.starts_with('/') {
-                true => Ok(Target::Address(text.into())),
-                false => bad(5..text.len(), "expected an absolute path after unix:"),
-            };
-        }
-        if let Some(scheme) = text.find("://") {
-            return bad(0..scheme + 3, "expected host:port; for TLS define a [service.NAME] with `tls`");
-        }
-        let name =
-            (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-        if name {
-            return Ok(Target::Service(text.into()));
-        }
-        match path::host(text) {
-            Some(path::Authority { port: Some(_), .. }) => Ok(Target::Address(text.into())),
-            Some(_) => bad(0..text.len(), "an address without a port: expected host:port"),
-            None => bad(0..text.len(), &format!("expected {}", Target::FORM)),
+        let name = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+        match text.len() {
+            1..=64 if text.bytes().all(name) => Ok(Target::Service(text.into())),
+            _ if text.contains(':') => Address::parse(text).map(|a| Target::Address(a.to_string())),
+            _ => Err(Bad::new(0..text.len(), format!("\"{text}\": expected {}", Target::FORM))),
         }
     }
 
@@ -361,6 +350,8 @@ mod tests {
             sticky = "path.id"
             mirror = { to = "shadow", share = "10%" }
             upgrade = true
+            timeout = { total = "10s" }
+            retry = { tries = 1 }
         "#;
         let conf = read(text).unwrap();
         let to = conf.to.as_ref().unwrap();
@@ -394,8 +385,8 @@ mod tests {
             ("to = 'a:1'", "missing field `match`"),
             ("match = '/a//b'", "empty segment"),
             ("match = '/'\nwhn = 'x'", "unknown field"),
-            ("match = '/'\nto = 'http://h'", "expected host:port"),
-            ("match = '/'\nto = '10.0.0.1'", "without a port"),
+            ("match = '/'\nto = 'http://h:1'", "no scheme"),
+            ("match = '/'\nto = '10.0.0.1'", "the name of a service, or an address"),
             ("match = '/'\nto = 'unix:x'", "absolute path"),
             ("match = '/'\nto = 'a b'", "the name of a service"),
             ("match = '/'\nto = 5", "the name of a service"),
