@@ -133,7 +133,7 @@ struct Next {
 /// A socket that could not be bound: its address has its place.
 fn bind_fault(fault: listen::Fault) -> Fault {
     let at = fault.error.at.unwrap_or(0..0);
-    Fault::new(at, fault.error.why).at(format!("listen.{}.addr", fault.listener)).hint(fault.error.hint)
+    Fault::new(at, fault.error.why).at(format!("listen.{}.{}", fault.listener, fault.key)).hint(fault.error.hint)
 }
 
 /// When each certificate ends, under its first name.

@@ -173,7 +173,7 @@ fn listeners(loaded: &Loaded, faults: &mut Faults) -> Option<listen::Built> {
 
 /// A listener's fault under its key.
 fn listener_fault(conf: &Conf, fault: listen::Fault) -> Fault {
-    conf.fault(&format!("listen.{}.addr", fault.listener), fault.error)
+    conf.fault(&format!("listen.{}.{}", fault.listener, fault.key), fault.error)
 }
 
 fn pools(conf: &Conf, keep: &Keep, faults: &mut Faults) -> BTreeMap<String, Arc<Pool>> {

@@ -128,7 +128,9 @@ impl<A: HttpServerApp + Send + Sync + 'static> Listeners<A> {
                 }
                 match socket::open(addr.get_ref(), &mut inherited) {
                     Ok(listening) => bound.push((key, planned.setup.clone(), listening)),
-                    Err(error) => faults.push(Fault { listener: name.to_owned(), error: error.at(addr.span()) }),
+                    Err(error) => {
+                        faults.push(Fault { listener: name.to_owned(), key: "addr", error: error.at(addr.span()) })
+                    }
                 }
             }
         }

@@ -35,10 +35,11 @@ impl Default for Terms {
     }
 }
 
-/// What is wrong with a listener; the error has its place, if it is one of the file's.
+/// What is wrong with a listener, and under which of its keys; the error may have a closer place.
 #[derive(Debug, Clone)]
 pub struct Fault {
     pub listener: String,
+    pub key: &'static str,
     pub error: BuildError,
 }
 
@@ -83,20 +84,20 @@ pub fn build<'a>(confs: impl IntoIterator<Item = (&'a str, &'a Conf)>, terms: &T
     let mut taken = HashMap::new();
     for (name, conf) in confs {
         let before = faults.len();
-        let mut fault = |error| faults.push(Fault { listener: name.to_owned(), error });
-        contradictions(conf, terms).into_iter().for_each(&mut fault);
+        let mut fault = |key, error| faults.push(Fault { listener: name.to_owned(), key, error });
+        contradictions(conf, terms).into_iter().for_each(|(key, error)| fault(key, error));
         for addr in conf.addr.iter() {
             let at = &addr.get_ref().at;
             let known = key(name, at);
             if let Some(other) = taken.insert(known, name.to_owned()) {
                 let error = BuildError::new(format!("{at} is already the address of listen.{other}"));
-                fault(error.at(addr.span()));
+                fault("addr", error.at(addr.span()));
             }
         }
         let certs = match certs(conf, &terms.base) {
             Ok(certs) => certs,
             Err(these) => {
-                these.into_iter().for_each(&mut fault);
+                these.into_iter().for_each(|error| fault("tls", error));
                 None
             }
         };
@@ -127,37 +128,38 @@ pub(super) fn key(listener: &str, at: &Bind) -> String {
     }
 }
 
-fn contradictions(conf: &Conf, terms: &Terms) -> Vec<BuildError> {
+fn contradictions(conf: &Conf, terms: &Terms) -> Vec<(&'static str, BuildError)> {
     let mut all = vec![];
     if conf.addr.is_empty() {
-        all.push(BuildError::new("addr: expected at least one address"));
+        all.push(("addr", BuildError::new("addr: expected at least one address")));
     }
     if conf.h2c && !conf.tls.is_empty() {
-        all.push(BuildError::new("h2c is unencrypted, and tls is set").hint("over TLS, alpn offers h2 by itself"));
+        let error = BuildError::new("h2c is unencrypted, and tls is set");
+        all.push(("h2c", error.hint("over TLS, alpn offers h2 by itself")));
     }
     if conf.redirect.is_some() && !conf.tls.is_empty() {
-        all.push(BuildError::new("redirect leads to https, and this listener is https already"));
+        all.push(("redirect", BuildError::new("redirect leads to https, and this listener is https already")));
     }
     let tcp = conf.addr.iter().any(|a| matches!(a.get_ref().at, Bind::Tcp(_)));
     if conf.proxy_protocol && tcp && terms.trusted.is_empty() {
         let error = BuildError::new("proxy_protocol is on, but [server] trusted names nobody who may send it");
-        all.push(error.hint("trusted = [\"address of the load balancer\"]"));
+        all.push(("proxy_protocol", error.hint("trusted = [\"address of the load balancer\"]")));
     }
     for addr in conf.addr.iter() {
         if matches!(addr.get_ref().at, Bind::Tcp(_)) && addr.get_ref().mode.is_some() {
-            all.push(BuildError::new("mode is for Unix sockets").at(addr.span()));
+            all.push(("addr", BuildError::new("mode is for Unix sockets").at(addr.span())));
         }
     }
     for tls in conf.tls.iter() {
         if tls.get_ref().alpn.is_empty() {
-            all.push(BuildError::new("alpn: expected at least one protocol").at(tls.span()));
+            all.push(("tls", BuildError::new("alpn: expected at least one protocol").at(tls.span())));
         }
     }
     for (key, span) in
         [("idle", conf.idle), ("head_timeout", conf.head_timeout), ("handshake_timeout", conf.handshake_timeout)]
     {
         if span.0.is_zero() {
-            all.push(BuildError::new(format!("{key} is zero: nobody could ask for anything")));
+            all.push((key, BuildError::new(format!("{key} is zero: nobody could ask for anything"))));
         }
     }
     all

@@ -132,7 +132,7 @@ fn plan(text: &str, terms: &Terms) -> Result<Built, String> {
 }
 
 fn told(faults: &[Fault]) -> String {
-    faults.iter().map(|f| format!("{}: {}\n", f.listener, f.error.why)).collect()
+    faults.iter().map(|f| format!("{}.{}: {}\n", f.listener, f.key, f.error.why)).collect()
 }
 
 /// A client that speaks bytes.
@@ -421,7 +421,7 @@ async fn listeners_come_change_and_go_at_run_time() {
     let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = busy.local_addr().unwrap();
     let fault = stage.load(&format!("c.addr = '{taken}'")).unwrap_err();
-    assert!(fault.starts_with("c: ") && fault.contains(&taken.to_string()), "{fault}");
+    assert!(fault.starts_with("c.addr: ") && fault.contains(&taken.to_string()), "{fault}");
     assert_eq!((kept.get("/").await.0, c.get("/").await.0), (200, 200));
     stage.load("a.addr = '127.0.0.1:0'").unwrap();
     assert!(c.closed().await);
@@ -717,7 +717,9 @@ async fn wrong_certificates_are_told_exactly_and_all_at_once() {
         "a = { addr = '127.0.0.1:1', tls = 'x y', h2c = true, idle = '0s' }\nb.addr = '127.0.0.1:1'\nc = { addr = [] }",
         &dir.terms(),
     );
-    assert_eq!(all.err().unwrap().lines().count(), 6);
+    let all = all.err().unwrap();
+    let keys: Vec<_> = all.lines().map(|l| l.split_once(':').unwrap().0).collect();
+    assert_eq!(keys, ["a.h2c", "a.idle", "a.tls", "a.tls", "b.addr", "c.addr"], "{all}");
     let good = plan(TLS, &dir.terms()).unwrap();
     let certificates: Vec<_> =
         good.certificates().map(|(l, c)| (l.to_owned(), c.names[0].clone(), c.files.len())).collect();
