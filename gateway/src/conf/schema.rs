@@ -73,9 +73,7 @@ struct Route {
 fn no_null(schema: &mut Schema) {
     for list in ["anyOf", "oneOf"] {
         let Some(all) = schema.get_mut(list).and_then(Value::as_array_mut) else { continue };
-        all.retain(|v| {
-            v["type"] != "null" && v["const"] != Value::Null || v.get("type").is_none() && v.get("const").is_none()
-        });
+        all.retain(|v| v["type"] != "null" && v.get("const") != Some(&Value::Null));
         if let [one] = &all[..] {
             let one = one.clone();
             schema.remove(list);
