@@ -9,6 +9,8 @@ mod explain;
 mod fault;
 mod include;
 mod load;
+#[cfg(test)]
+mod manual;
 mod merge;
 mod schema;
 mod server;
