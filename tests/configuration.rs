@@ -18,7 +18,7 @@ const APP: &str = "[route.app]\nmatch = \"/**\"\nto = \"127.0.0.1:3000\"\n";
 
 #[test]
 fn the_smallest_file_is_good() {
-    assert_eq!(check_in(&Dir::new(), APP).0, true);
+    assert!(check_in(&Dir::new(), APP).0);
 }
 
 #[test]

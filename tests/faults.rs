@@ -193,7 +193,10 @@ fn one_dead_endpoint_of_two_costs_no_request() {
 
 #[test]
 fn an_upstream_that_trickles_does_not_disturb_others() {
-    let (slow, fast) = (Origin::new(|conn| Ok(drop(conn.stall()))), Origin::saying("fast"));
+    let (slow, fast) = (
+        Origin::new(|conn| conn.stall().then_some(()).ok_or_else(|| ErrorKind::TimedOut.into())),
+        Origin::saying("fast"),
+    );
     let gateway = Gateway::start(format!(
         "[server]\nthreads = 1\n[route.slow]\nmatch = \"/slow\"\nto = \"{}\"\n[route.fast]\nmatch = \"/fast\"\nto = \"{}\"\n",
         slow.addr, fast.addr

@@ -221,6 +221,12 @@ fn an_answer_before_the_body_was_read_reaches_the_client() {
 
 #[test]
 fn a_client_that_goes_away_takes_its_request_to_the_upstream_with_it() {
+    for leave in [Client::reset, drop] {
+        abort(leave);
+    }
+}
+
+fn abort(leave: fn(Client)) {
     let (asked, gone) = (Gate::new(), Gate::new());
     let (open_asked, open_gone) = (asked.clone(), gone.clone());
     let origin = Origin::new(move |conn| {
@@ -235,7 +241,7 @@ fn a_client_that_goes_away_takes_its_request_to_the_upstream_with_it() {
     let mut client = Client::tcp(gateway.http());
     client.send("GET /slow HTTP/1.1\r\nHost: a.test\r\n\r\n");
     assert!(asked.pass(), "the origin was not asked");
-    drop(client);
+    leave(client);
     assert!(gone.pass(), "the origin was left working for nobody");
     gateway.record("the abort", |r| r["path"] == "/slow" && r["error"] == "client_closed");
 }

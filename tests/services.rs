@@ -203,9 +203,7 @@ fn a_breaker_stops_asking_and_asks_again_later() {
 fn an_endpoint_that_fails_is_left_alone() {
     let (bad, good) = (failing(usize::MAX), Origin::saying("good"));
     let gateway = service(&format!(
-        "to = [\"{}\", \"{}\"]\nbalance = \"round_robin\"\neject = {{ after = 3, for = \"1h\" }}\nretry = {{ tries = 1 }}"
-            .replace("after", "errors")
-            .as_str(),
+        "to = [\"{}\", \"{}\"]\nbalance = \"round_robin\"\neject = \"3 errors for 1h\"\nretry = {{ tries = 1 }}",
         bad.addr, good.addr
     ));
     let mut client = Client::tcp(gateway.http());

@@ -80,7 +80,7 @@ fn no_filter_uses_another_and_seclang_uses_neither() {
     let all = files("filters/src", &[".rs"]);
     let found = offenders(&all, |name, line| {
         let uses = |step: &&str| line.contains(&format!("crate::{step}::")) && !own(name, step);
-        steps.iter().any(|owner| own(name, owner)) && steps.iter().any(|step| uses(step))
+        steps.iter().any(|owner| own(name, owner)) && steps.iter().any(uses)
     });
     assert!(found.is_empty(), "{found:#?}");
     assert!(offenders(&files("seclang/src", &[".rs"]), |_, line| line.contains("filters::")).is_empty());
@@ -170,10 +170,7 @@ fn functions_are_short() {
         for (n, line) in lines.iter().enumerate() {
             let indent = line.len() - line.trim_start().len();
             let code = line.trim_start();
-            let opens = code.ends_with('{') && (code.contains("fn ") || start.is_some_and(|(_, i)| i == indent));
-            if code.contains("fn ") && !code.starts_with("//") && !code.ends_with(';') && !opens {
-                start = Some((n, indent));
-            } else if opens && code.contains("fn ") {
+            if code.contains("fn ") && !code.starts_with("//") && !code.ends_with(';') {
                 start = Some((n, indent));
             } else if let Some((from, at)) = start
                 && code == "}"

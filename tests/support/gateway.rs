@@ -99,9 +99,6 @@ impl Gateway {
     pub fn at(&self, listener: &str) -> SocketAddr {
         *self.ports.get(listener).unwrap_or_else(|| panic!("no listener {listener}: {:?}", self.ports))
     }
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
 
     /// Asks the admin endpoint, where it is the test's own socket.
     pub fn admin(&self, method: &str, path: &str) -> Option<super::Response> {
@@ -133,13 +130,6 @@ impl Gateway {
             .out
             .until(|lines| lines.iter().filter_map(|line| serde_json::from_str(line).ok()).find(|record| fits(record)));
         found.unwrap_or_else(|| panic!("no record of {what}; the log: {:#?}", self.records()))
-    }
-
-    /// Waits for a line on standard output.
-    #[track_caller]
-    pub fn line(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
-        let found = self.out.until(|lines| lines.iter().find(|line| fits(line)).cloned());
-        found.unwrap_or_else(|| panic!("no line with {what}: {:#?}", self.out.change(|lines| lines.clone())))
     }
 
     /// Waits for a line on standard error.

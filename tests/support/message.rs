@@ -25,7 +25,6 @@ pub struct Response {
     pub body: Vec<u8>,
     /// The statuses of the informational responses before this one.
     pub early: Vec<u16>,
-    pub trailers: Vec<(String, String)>,
 }
 
 impl Head {
@@ -155,25 +154,21 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    fn chunked(&mut self) -> io::Result<(Vec<u8>, Vec<(String, String)>)> {
+    fn chunked(&mut self) -> io::Result<Vec<u8>> {
         let mut body = Vec::new();
         while let Some(chunk) = self.chunk()? {
             body.extend_from_slice(&chunk);
         }
-        let mut trailers = Vec::new();
-        loop {
-            match self.line("trailers")? {
-                line if line.is_empty() => return Ok((body, trailers)),
-                line => trailers.push(field(&line)?),
-            }
-        }
+        // Trailers, up to the empty line.
+        while !self.line("trailers")?.is_empty() {}
+        Ok(body)
     }
 
     /// The body of a request.
     pub fn request_body(&mut self, head: &Head) -> io::Result<Vec<u8>> {
         match (head.says("transfer-encoding", "chunked"), Self::length(head)?) {
             (true, Some(_)) => Err(bad("both Content-Length and Transfer-Encoding")),
-            (true, None) => Ok(self.chunked()?.0),
+            (true, None) => self.chunked(),
             (false, length) => self.exactly(length.unwrap_or(0)),
         }
     }
@@ -192,19 +187,14 @@ impl<R: Read> Reader<R> {
                 _ => break (status, head),
             }
         };
-        let mut trailers = Vec::new();
         let body = match (head.says("transfer-encoding", "chunked"), Self::length(&head)?) {
             _ if method == "HEAD" || matches!(status, 101 | 204 | 304) => Vec::new(),
             (true, Some(_)) => return Err(bad("both Content-Length and Transfer-Encoding")),
-            (true, None) => {
-                let (body, after) = self.chunked()?;
-                trailers = after;
-                body
-            }
+            (true, None) => self.chunked()?,
             (false, Some(length)) => self.exactly(length)?,
             (false, None) => self.rest()?,
         };
-        Ok(Response { status, head, body, early, trailers })
+        Ok(Response { status, head, body, early })
     }
 }
 

@@ -12,8 +12,6 @@ use std::time::Duration;
 /// One request as it arrived.
 #[derive(Debug, Clone)]
 pub struct Seen {
-    /// On which connection, counted from 0.
-    pub conn: usize,
     pub head: Head,
     pub body: Vec<u8>,
 }
@@ -89,17 +87,6 @@ impl Origin {
         })
     }
 
-    /// Answers every request with these bytes, whatever they are.
-    pub fn answering(bytes: impl AsRef<[u8]>) -> Origin {
-        let bytes = bytes.as_ref().to_vec();
-        Origin::new(move |conn| {
-            while conn.request()?.is_some() {
-                conn.say(&bytes)?;
-            }
-            Ok(())
-        })
-    }
-
     /// Answers one request per connection with these bytes, then closes.
     pub fn answering_once(bytes: impl AsRef<[u8]>) -> Origin {
         let bytes = bytes.as_ref().to_vec();
@@ -164,7 +151,7 @@ impl Conn {
     }
 
     fn note(&self, head: Head, body: Vec<u8>) -> Seen {
-        let seen = Seen { conn: self.nth, head, body };
+        let seen = Seen { head, body };
         self.log.change(|log| log.seen.push(seen.clone()));
         seen
     }
