@@ -12,51 +12,9 @@ mod trouble;
 
 pub use run::run;
 use std::fmt::Write;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
-use std::{fs, io};
-use tokio::runtime::Runtime;
 use tokio::task::AbortHandle;
-
-/// A demonstration that is ready for a gateway. Its services and its file are gone when it is dropped.
-pub struct Demo {
-    /// The configuration to run.
-    pub file: PathBuf,
-    /// The configuration and the tour, to be shown.
-    pub text: String,
-    dir: PathBuf,
-    _services: Services,
-    _runtime: Runtime,
-}
-
-impl Demo {
-    /// Starts the example services and writes the configuration for a gateway on `port`, or on a free one if it is taken.
-    pub fn start(port: u16) -> io::Result<Demo> {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("demo").enable_all().build()?;
-        let services = runtime.block_on(services())?;
-        let ports = Ports::near(port)?;
-        let config = config(&services, ports);
-        let dir = std::env::temp_dir().join(format!("portcullis-demo-{}", std::process::id()));
-        // Fails if somebody was there before: in a shared directory nobody else's file is ever taken for ours.
-        fs::DirBuilder::new().mode(0o700).create(&dir)?;
-        let file = dir.join("portcullis.toml");
-        fs::write(&file, &config)?;
-        let text = format!(
-            "{config}\n# ======== the file above is {} ========\n# Things to try, in another terminal; Ctrl-C ends this.\n\n{}",
-            file.display(),
-            tour_text(ports)
-        );
-        Ok(Demo { file, text, dir, _services: services, _runtime: runtime })
-    }
-}
-
-impl Drop for Demo {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.dir);
-    }
-}
 
 /// The running example services; they end when this is dropped.
 pub struct Services {
