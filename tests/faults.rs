@@ -69,7 +69,7 @@ fn a_request_that_changes_things_is_never_sent_twice() {
 
 #[test]
 fn an_upstream_that_never_answers_is_a_504() {
-    for (timeout, error) in [("first_byte = \"300ms\"", "upstream_timeout"), ("total = \"300ms\"", "deadline")] {
+    for (timeout, error) in [("first_byte = \"300ms\"", "deadline"), ("total = \"300ms\"", "deadline")] {
         let origin = Origin::new(|conn| {
             conn.request()?;
             conn.stall();
@@ -244,4 +244,23 @@ fn the_gateway_lives_on_after_every_fault_at_once() {
     threads.into_iter().for_each(|t| t.join().expect("no surprise"));
     assert!(!gateway.errors().contains("panicked"), "{}", gateway.errors());
     assert_eq!(gateway.metric("portcullis_requests_inflight{route=\"app\"}"), 0.0);
+}
+
+#[test]
+fn a_refusal_says_whether_its_connection_lives_on() {
+    let (dead, alive) = (Refusing::new(), Origin::saying("alive"));
+    let gateway = Gateway::start(format!(
+        "[route.dead]\nmatch = \"/dead\"\nto = \"{}\"\n[route.alive]\nmatch = \"/alive\"\nto = \"{}\"\n",
+        dead.addr, alive.addr
+    ));
+    let mut client = Client::tcp(gateway.http());
+    for nth in 0..5 {
+        let refused = client.get("a.test", "/dead", "");
+        assert!(matches!(refused.status, 502 | 503), "{refused:?}");
+        if refused.header("connection").is_some_and(|c| c.eq_ignore_ascii_case("close")) {
+            client.assert_closed();
+            client = Client::tcp(gateway.http());
+        }
+        assert_eq!(client.get("a.test", "/alive", "").text(), "alive", "after refusal {nth}");
+    }
 }

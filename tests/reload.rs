@@ -125,13 +125,16 @@ fn asked_to_end_it_finishes_what_is_under_way() {
         }
         Ok(())
     });
-    let mut gateway = Gateway::start(format!("[route.a]\nmatch = \"/**\"\nto = \"{}\"\n", origin.addr));
+    let mut gateway = Gateway::start(format!(
+        "[route.a]\nmatch = \"/**\"\nto = \"{}\"\n[route.idle]\nmatch = \"/idle\"\nreply = 204\n",
+        origin.addr
+    ));
     let addr = gateway.http();
     let mut idle = Client::tcp(addr);
+    assert_eq!(idle.get("a.test", "/idle", "").status, 204);
     let mut busy = Client::tcp(addr);
     busy.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
     assert!(asked.pass());
-    idle.send("");
     gateway.signal(libc::SIGTERM);
     idle.assert_closed();
     eventually("no more new connections", || std::net::TcpStream::connect(addr).is_err().then_some(()));

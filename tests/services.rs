@@ -183,8 +183,7 @@ fn a_breaker_stops_asking_and_asks_again_later() {
         "to = [\"{}\"]\nbreaker = \"50% of 5 in 10s open 500ms\"\nretry = {{ tries = 1 }}",
         origin.addr
     ));
-    let mut client = Client::tcp(gateway.http());
-    let mut ask = || client.get("a.test", "/", "");
+    let ask = || get(gateway.http(), "/");
     for _ in 0..5 {
         assert_eq!(ask().status, 500);
     }

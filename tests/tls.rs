@@ -79,7 +79,7 @@ fn http2_is_agreed_on_where_both_want_it() {
     let answer = client.get("https://open.test/x");
     assert_eq!((answer.status, &answer.json()["target"]), (200, &"/x".into()));
     let headers = answer.json()["headers"].to_string();
-    assert!(headers.contains(r#"["X-Forwarded-Proto","https"]"#), "{headers}");
+    assert!(headers.contains(r#"["x-forwarded-proto","https"]"#), "{headers}");
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn a_proxy_header_tells_the_client_when_the_peer_is_trusted() {
         gateway.record("the client", |r| r["client"] == "203.0.113.7");
         assert!(origin.only().header("x-forwarded-for").is_some_and(|v| v.starts_with("203.0.113.7")));
 
-        let (origin, gateway) = proxied("[]");
+        let (origin, gateway) = proxied("[\"192.0.2.1\"]");
         let mut client = Client::tcp(gateway.http());
         client.send(&header).send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
         assert!(client.response("GET").map_or(true, |answer| answer.status == 400), "a stranger's PROXY header");

@@ -10,7 +10,7 @@ use crate::{clock, deadline, forwarded, ingress, mirror, wire};
 use async_trait::async_trait;
 use bytes::Bytes;
 use filters::expr::View;
-use filters::filter::{Body, Reply};
+use filters::filter::Reply;
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Version};
 use pingora::apps::{HttpServerApp, ReusedHttpStream};
@@ -52,7 +52,7 @@ impl ProxyHttp for Gateway {
     async fn request_filter(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<bool> {
         limits(session, exchange);
         match ingress::admit(session.req_header_mut(), exchange) {
-            ControlFlow::Continue(()) => Ok(false),
+            ControlFlow::Continue(()) => wire::go_on(session).await.map(|()| false),
             ControlFlow::Break(reply) => wire::reply(session, exchange, *reply).await.map(|()| true),
         }
     }
@@ -145,6 +145,10 @@ impl ProxyHttp for Gateway {
         if head.status.is_informational() && head.status != 101 {
             return Ok(());
         }
+        if head.status == 101 && !exchange.upgrade {
+            // Nobody asked to switch (RFC 9110, section 15.2.2): what follows would be a second answer to the client.
+            return Err(Error::new_up(ErrorType::InvalidHTTPHeader));
+        }
         let now = clock::now();
         exchange.times.first_byte = now;
         exchange.upstream.status = head.status.as_u16();
@@ -176,6 +180,7 @@ impl ProxyHttp for Gateway {
         if exchange.leaving() {
             session.set_keepalive(None);
         }
+        wire::unchunk(session, head);
         exchange.dress(head, session.req_header());
         Ok(())
     }
@@ -250,18 +255,17 @@ impl ProxyHttp for Gateway {
             Some(_) => "refused",
             None => cause,
         });
-        if session.response_written().is_some() || status == 0 {
+        let answered = wire::answered(session);
+        if answered.is_some() || status == 0 {
             // Something was sent, or nobody is there: the connection ends, so that the client knows.
-            exchange.status =
-                session.response_written().map_or(if status == 0 { 499 } else { 0 }, |r| r.status.as_u16());
+            exchange.status = answered.unwrap_or(if status == 0 { 499 } else { 0 });
             return FailToProxy { error_code: status, can_reuse_downstream: false };
         }
         let reply = refusal.map_or_else(|| Reply::problem(status, detail), |r| *r);
-        let keep = matches!(reply.body, Body::Problem { .. }) && session.as_downstream_mut().is_body_done();
-        if wire::reply(session, exchange, reply).await.is_err() {
-            return FailToProxy { error_code: status, can_reuse_downstream: false };
-        }
-        FailToProxy { error_code: status, can_reuse_downstream: keep }
+        // Pingora closes after a failure, whatever is returned here: the answer says so, lest a client's next request be lost.
+        session.set_keepalive(None);
+        let _ = wire::reply(session, exchange, reply).await;
+        FailToProxy { error_code: status, can_reuse_downstream: false }
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, exchange: &mut Box<Exchange>) {
@@ -269,8 +273,8 @@ impl ProxyHttp for Gateway {
             let rang = exchange.watch.as_ref().is_some_and(|w| w.rang());
             exchange.fail(rescue::rescue_of(error, rang).cause);
         }
-        if let Some(written) = session.response_written() {
-            exchange.status = written.status.as_u16();
+        if let Some(status) = wire::answered(session) {
+            exchange.status = status;
         }
         exchange.bytes_out = exchange.bytes_out.max(session.body_bytes_sent() as u64);
         exchange.end(Some(&session.req_header().headers));
@@ -386,7 +390,7 @@ fn may_retry(session: &Session, exchange: &Exchange, outcome: Outcome) -> bool {
 
 /// The request can be sent once more: nothing was answered, and its body is still there.
 fn may_repeat(session: &Session) -> bool {
-    session.response_written().is_none() && !session.as_downstream().retry_buffer_truncated()
+    wire::answered(session).is_none() && !session.as_downstream().retry_buffer_truncated()
 }
 
 /// A worker's application: Pingora's proxy, with a deadline around every request.

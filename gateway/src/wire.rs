@@ -7,7 +7,7 @@ use crate::exchange::Exchange;
 use bytes::Bytes;
 use filters::filter::{Body, Reply};
 use filters::head::{RequestHead, ResponseHead};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, Version};
 use pingora::Result;
 use pingora::proxy::Session;
@@ -41,6 +41,28 @@ pub async fn reply(session: &mut Session, exchange: &mut Exchange, reply: Reply)
         session.write_response_body(Some(body), true).await?;
     }
     Ok(())
+}
+
+/// The status that was answered. An informational one is not the answer yet.
+pub fn answered(session: &Session) -> Option<u16> {
+    let status = session.response_written()?.status;
+    (!status.is_informational() || status == 101).then(|| status.as_u16())
+}
+
+/// Tells a client that waits for it to send its body. Not left to the upstream: one that knows no `Expect` would wait for
+/// the body, and the client for it (RFC 9110, section 10.1.1).
+pub async fn go_on(session: &mut Session) -> Result<()> {
+    if session.req_header().version == Version::HTTP_10 || session.req_header_mut().remove_header(&EXPECT).is_none() {
+        return Ok(());
+    }
+    session.as_downstream_mut().write_continue_response().await
+}
+
+/// A client of HTTP/1.0 knows no chunks: for it the body ends with the connection (RFC 9112, section 6.1).
+pub fn unchunk(session: &mut Session, head: &mut ResponseHead) {
+    if session.req_header().version == Version::HTTP_10 && head.remove_header(&TRANSFER_ENCODING).is_some() {
+        session.set_keepalive(None);
+    }
 }
 
 /// The head and the body of an own answer, before any filter has dressed it.

@@ -127,7 +127,10 @@ pub async fn read(answer: Head<RecvStream>) -> Result<Answer, h2::Error> {
 /// A gRPC-like origin without TLS. By path: `/…/Echo` sends every piece back as it comes, `/…/Fail` answers in trailers
 /// only, `/…/Reset` resets the stream after a piece.
 pub fn grpc() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    grpc_on(std::net::TcpListener::bind("127.0.0.1:0").expect("a port"))
+}
+
+pub fn grpc_on(listener: std::net::TcpListener) -> SocketAddr {
     let addr = listener.local_addr().expect("an address");
     listener.set_nonblocking(true).expect("non-blocking");
     std::thread::spawn(move || {

@@ -74,7 +74,11 @@ impl Origin {
 
     /// Answers every request with itself, as JSON: method, target, headers, body.
     pub fn echo() -> Origin {
-        Origin::new(|conn| {
+        Origin::echo_on(TcpListener::bind("127.0.0.1:0").expect("a port"))
+    }
+
+    pub fn echo_on(listener: TcpListener) -> Origin {
+        Origin::on(listener, |conn| {
             while let Some(seen) = conn.request()? {
                 let headers: Vec<_> = seen.head.headers.iter().map(|(n, v)| [n, v]).collect();
                 let body = serde_json::json!({

@@ -1,6 +1,7 @@
 //! WebSockets, as far as a proxy sees them: a handshake, then bytes both ways.
 
 use super::origin::Origin;
+use std::net::TcpListener;
 
 /// The client's side of the handshake.
 pub const HANDSHAKE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -8,7 +9,11 @@ pub const HANDSHAKE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-We
 
 /// Accepts the upgrade, then sends back every byte as it comes.
 pub fn echo() -> Origin {
-    Origin::new(|conn| {
+    echo_on(TcpListener::bind("127.0.0.1:0").expect("a port"))
+}
+
+pub fn echo_on(listener: TcpListener) -> Origin {
+    Origin::on(listener, |conn| {
         let Some(seen) = conn.request()? else { return Ok(()) };
         if seen.header("upgrade") != Some("websocket") {
             return conn.reply(426, "", b"expected a websocket", &seen);

@@ -24,7 +24,6 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Mozilla's intermediate list (TLS 1.2) without the finite-field key exchange that it dropped in 2023.
 const CIPHERS: &str = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:\
@@ -356,7 +355,7 @@ fn private_key(from: &Pem, pem: &[u8]) -> Result<PKey<Private>, BuildError> {
 
 /// Refuses what no client would accept. What expires while it is served goes on being served: that is the watch's to tell.
 fn in_force(cert: &X509Ref, from: &Pem) -> Result<(), BuildError> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
+    let now = (crate::clock::wall() / 1000) as i64;
     if unix(cert).is_some_and(|end| end < now) {
         return Err(BuildError::new(format!("cert {from} expired at {}", cert.not_after())).hint("renew it"));
     }
