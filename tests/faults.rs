@@ -4,7 +4,7 @@
 use crate::proxying::before;
 use crate::support::h2::H2;
 use crate::support::origin::{Blackhole, Refusing};
-use crate::support::{Client, Gate, Gateway, Origin, get};
+use crate::support::{Client, Gate, Gateway, Origin, eventually, get};
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -243,7 +243,8 @@ fn the_gateway_lives_on_after_every_fault_at_once() {
         .collect();
     threads.into_iter().for_each(|t| t.join().expect("no surprise"));
     assert!(!gateway.errors().contains("panicked"), "{}", gateway.errors());
-    assert_eq!(gateway.metric("portcullis_requests_inflight{route=\"app\"}"), 0.0);
+    let inflight = "portcullis_requests_inflight{route=\"app\"}";
+    eventually("all requests to be over", || (gateway.metric(inflight) == 0.0).then_some(()));
 }
 
 #[test]
