@@ -115,9 +115,6 @@ type Built = (Routes, Vec<Route>, BTreeMap<String, Arc<Pool>>, listen::Built);
 
 fn parts(loaded: &Loaded, keep: &Keep, metrics: &Metrics, faults: &mut Faults) -> Option<Built> {
     let conf = &loaded.conf;
-    if let Err((key, why)) = conf.admin.check() {
-        faults.add(conf.fault(&format!("admin.{key}"), BuildError::new(why)));
-    }
     let listeners = listeners(loaded, faults);
     let pools = pools(conf, keep, faults);
     let mut work = Work { conf, keep, metrics, pools, faults };

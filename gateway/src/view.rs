@@ -61,7 +61,7 @@ impl Source for View {
         let listeners = listeners.into_iter().map(|(name, addr)| ListenerView { name, addr }).collect();
         let last = self.reloader.last();
         let last_reload = last.as_ref().map(|last| ReloadView {
-            at: crate::log::rfc3339(last.at),
+            at: crate::log::timestamp(last.at),
             ok: last.rejected.is_empty(),
             faults: last.rejected.clone(),
         });
@@ -69,7 +69,7 @@ impl Source for View {
             ConfigView { version: env!("CARGO_PKG_VERSION"), listeners, last_reload, ..ConfigView::default() };
         if let Some(table) = self.house.current() {
             view.generation = table.generation;
-            view.loaded = crate::log::rfc3339(table.since);
+            view.loaded = crate::log::timestamp(table.since);
             view.files = table.files.iter().map(|f| f.display().to_string()).collect();
             view.settings = table.settings.to_string().lines().map(str::to_owned).collect();
         }

@@ -11,7 +11,7 @@ mod sink;
 mod text;
 
 pub use record::{Record, Times, mode};
-pub use text::{escape, rfc3339};
+pub use text::escape;
 
 use filters::short::Bad;
 use http::HeaderName;

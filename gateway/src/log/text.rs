@@ -148,14 +148,7 @@ pub fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     std::io::Write::write_fmt(out, text).expect("a Vec takes everything");
 }
 
-/// RFC 3339 in UTC with milliseconds.
-pub fn rfc3339(wall_ms: u64) -> String {
-    let mut out = vec![];
-    time(&mut out, wall_ms);
-    String::from_utf8_lossy(&out).into_owned()
-}
-
-/// Appends the time as RFC 3339 in UTC with milliseconds. The date is worked out once per second and thread.
+/// RFC 3339 in UTC with milliseconds. The date is worked out once per second and thread.
 pub fn time(out: &mut Vec<u8>, wall_ms: u64) {
     thread_local! {
         static LAST: Cell<(u64, [u8; 19])> = const { Cell::new((u64::MAX, [0; 19])) };
