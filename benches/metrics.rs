@@ -48,7 +48,7 @@ fn scraping(c: &mut Criterion) {
     c.bench_function("metrics/scrape, 1000 routes", |b| {
         b.iter(|| {
             let mut out = vec![];
-            metrics.write(&[], 0, &mut out);
+            metrics.write(&[], &[], 0, &mut out);
             out.len()
         });
     });

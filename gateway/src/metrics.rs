@@ -9,6 +9,7 @@ mod text;
 
 use crate::log;
 use ahash::AHashMap;
+use crate::listen::Stat;
 use filters::cx::Decision;
 use filters::units::Mode;
 use parking_lot::{Mutex, RwLock};
@@ -50,7 +51,6 @@ pub struct Metrics {
     shards: usize,
     routes: Names<RouteCells>,
     services: Names<Sharded<ServiceCell>>,
-    listeners: Names<Sharded<ListenCell>>,
     certs: Mutex<Vec<Expiry>>,
     reloads: IntCounterVec,
     generation: IntGauge,
@@ -112,7 +112,6 @@ impl Metrics {
             shards: threads.clamp(1, 16),
             routes: Names::default(),
             services: Names::default(),
-            listeners: Names::default(),
             certs: Mutex::default(),
             reloads: IntCounterVec::new(Opts::new("portcullis_reloads_total", "Reloads, by result"), &["result"])
                 .expect("valid names"),
@@ -162,11 +161,6 @@ impl Metrics {
         ServiceMetrics(named(&self.services, name, || Sharded::new(self.shards)))
     }
 
-    /// The counters of a listener.
-    pub fn listener(&self, name: &str) -> ListenMetrics {
-        ListenMetrics(named(&self.listeners, name, || Sharded::new(self.shards)))
-    }
-
     /// The certificates in use, all of them.
     pub fn certs(&self, all: Vec<Expiry>) {
         *self.certs.lock() = all;
@@ -195,12 +189,13 @@ impl Metrics {
     }
 
     /// Appends all series in the text format of Prometheus (version 0.0.4).
-    pub fn write(&self, pools: &[PoolStats], wall_ms: u64, out: &mut Vec<u8>) {
+    pub fn write(&self, pools: &[PoolStats], listeners: &[Stat], wall_ms: u64, out: &mut Vec<u8>) {
         let mut e = Exposition::new(out);
         self.write_routes(&mut e);
         self.write_services(&mut e);
         write_pools(&mut e, pools);
-        self.write_listeners(&mut e, wall_ms);
+        write_listeners(&mut e, listeners);
+        self.write_certs(&mut e, wall_ms);
         e.family("portcullis_build_info", "gauge", "The version that runs");
         e.sample("", &[("version", env!("CARGO_PKG_VERSION"))], 1);
         process::write(&mut e);
@@ -386,51 +381,6 @@ impl ServiceMetrics {
     }
 }
 
-/// Counts the connections of a listener.
-pub struct ListenMetrics(Arc<Sharded<ListenCell>>);
-
-#[repr(align(64))]
-#[derive(Default)]
-struct ListenCell {
-    accepted: AtomicU64,
-    open: AtomicI64,
-    refused: [AtomicU64; REASONS.len()],
-    tls_ok: AtomicU64,
-    tls_failed: AtomicU64,
-}
-
-/// Why a connection was not let in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unwelcome {
-    /// All connections are taken.
-    Full,
-    /// Too many from this address.
-    PerAddress,
-    /// A PROXY header that is wrong, or from somebody who is not trusted, or missing.
-    ProxyHeader,
-}
-const REASONS: [&str; 3] = ["full", "per_address", "proxy_header"];
-
-impl ListenMetrics {
-    /// A connection was accepted. [`closed`](Self::closed) must follow.
-    pub fn accepted(&self) {
-        let cell = self.0.mine();
-        cell.accepted.fetch_add(1, Relaxed);
-        cell.open.fetch_add(1, Relaxed);
-    }
-    pub fn closed(&self) {
-        self.0.mine().open.fetch_sub(1, Relaxed);
-    }
-    pub fn refused(&self, why: Unwelcome) {
-        self.0.mine().refused[why as usize].fetch_add(1, Relaxed);
-    }
-    /// A TLS handshake ended.
-    pub fn handshake(&self, ok: bool) {
-        let cell = self.0.mine();
-        if ok { &cell.tls_ok } else { &cell.tls_failed }.fetch_add(1, Relaxed);
-    }
-}
-
 impl Metrics {
     fn write_routes(&self, e: &mut Exposition<'_>) {
         let routes = living(&self.routes);
@@ -493,28 +443,7 @@ impl Metrics {
         }
     }
 
-    fn write_listeners(&self, e: &mut Exposition<'_>, wall_ms: u64) {
-        let listeners = living(&self.listeners);
-        e.family("portcullis_connections", "gauge", "Open client connections");
-        for (listener, cells) in &listeners {
-            e.sample("", &[("listener", listener)], cells.level(|c| &c.open) as u64);
-        }
-        e.family("portcullis_connections_accepted_total", "counter", "Client connections that were let in");
-        for (listener, cells) in &listeners {
-            e.sample("", &[("listener", listener)], cells.sum(|c| &c.accepted));
-        }
-        e.family("portcullis_connections_refused_total", "counter", "Client connections that were not let in");
-        for (listener, cells) in &listeners {
-            for (nth, reason) in REASONS.iter().enumerate() {
-                e.sample("", &[("listener", listener), ("reason", reason)], cells.sum(|c| &c.refused[nth]));
-            }
-        }
-        e.family("portcullis_tls_handshakes_total", "counter", "TLS handshakes with clients");
-        for (listener, cells) in &listeners {
-            for (result, n) in [("ok", cells.sum(|c| &c.tls_ok)), ("failed", cells.sum(|c| &c.tls_failed))] {
-                e.sample("", &[("listener", listener), ("result", result)], n);
-            }
-        }
+    fn write_certs(&self, e: &mut Exposition<'_>, wall_ms: u64) {
         e.family("portcullis_cert_expiry_seconds", "gauge", "Until a certificate ends; negative once it has ended");
         for cert in self.certs.lock().iter() {
             let left = cert.not_after - (wall_ms / 1000) as i64;
@@ -538,6 +467,25 @@ const LE: [&str; BOUNDS.len() + 1] = [
     "0.0005", "0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "30",
     "+Inf",
 ];
+
+fn write_listeners(e: &mut Exposition<'_>, listeners: &[Stat]) {
+    let mut each = |name, kind, help, value: &dyn Fn(&Stat) -> u64| {
+        e.family(name, kind, help);
+        for l in listeners {
+            e.sample("", &[("listener", &l.listener), ("address", &l.addr)], value(l));
+        }
+    };
+    each("portcullis_connections", "gauge", "Open client connections", &|l| l.connections as u64);
+    each("portcullis_connections_accepted_total", "counter", "Client connections that were let in", &|l| l.accepted);
+    each("portcullis_connections_over_limit_total", "counter", "Connections closed since there were too many", &|l| {
+        l.over_limit
+    });
+    each("portcullis_proxy_headers_refused_total", "counter", "Connections closed for their PROXY header", &|l| {
+        l.preambles_refused
+    });
+    each("portcullis_tls_handshakes_failed_total", "counter", "TLS handshakes that failed", &|l| l.handshakes_failed);
+    each("portcullis_accept_errors_total", "counter", "Connections that the system could not give", &|l| l.accept_errors);
+}
 
 fn write_pools(e: &mut Exposition<'_>, pools: &[PoolStats]) {
     let mut each = |name, kind, help, value: &dyn Fn(&PoolStats) -> u64| {
@@ -581,9 +529,9 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
-    fn text(m: &Metrics, pools: &[PoolStats]) -> String {
+    fn text(m: &Metrics, pools: &[PoolStats], listeners: &[Stat]) -> String {
         let mut out = vec![];
-        m.write(pools, 1_000_000, &mut out);
+        m.write(pools, listeners, 1_000_000, &mut out);
         String::from_utf8(out).unwrap()
     }
 
@@ -605,7 +553,7 @@ mod tests {
         route.done(Some(1), 200, 3_000_000, 10, 20);
         route.done(None, 404, 500_000, 0, 5);
         route.done(Some(0), 0, 40_000_000_000, 0, 0);
-        let all = text(&m, &[]);
+        let all = text(&m, &[], &[]);
         for (series, value) in [
             ("portcullis_requests_total{route=\"users\",service=\"v2\",status=\"2xx\"}", "1"),
             ("portcullis_requests_total{route=\"users\",service=\"\",status=\"4xx\"}", "1"),
@@ -641,7 +589,7 @@ mod tests {
                 threads.spawn(|| (0..1000).for_each(|_| route.done(Some(0), 200, 1, 0, 0)));
             }
         });
-        let all = text(&m, &[]);
+        let all = text(&m, &[], &[]);
         let series = "portcullis_requests_total{route=\"r\",service=\"s\",status=\"2xx\"}";
         assert_eq!(line(&all, series), Some("8000"));
     }
@@ -655,12 +603,12 @@ mod tests {
         let new = m.route("stays", &["b", "a"]);
         drop(old);
         new.done(Some(1), 200, 1, 0, 0);
-        let all = text(&m, &[]);
+        let all = text(&m, &[], &[]);
         let series = "portcullis_requests_total{route=\"stays\",service=\"a\",status=\"2xx\"}";
         assert_eq!(line(&all, series), Some("2"));
         assert!(!all.contains("goes"), "{all}");
         drop(new);
-        assert!(!text(&m, &[]).contains("stays"));
+        assert!(!text(&m, &[], &[]).contains("stays"));
     }
 
     #[test]
@@ -674,7 +622,7 @@ mod tests {
         for nth in 0..100_000 {
             route.refused(&refusal(nth.to_string(), Mode::Enforce));
         }
-        let all = text(&m, &[]);
+        let all = text(&m, &[], &[]);
         let series = |rule, mode| {
             format!("portcullis_refusals_total{{route=\"r\",step=\"limit\",rule=\"{rule}\",mode=\"{mode}\"}}")
         };
@@ -687,18 +635,22 @@ mod tests {
     #[test]
     fn services_listeners_pools_reloads() {
         let m = Metrics::new(2);
-        let (service, listener) = (m.service("users"), m.listener("https"));
+        let service = m.service("users");
         service.connected(false);
         service.connected(true);
         service.connected(true);
         service.failed();
         service.retried();
-        listener.accepted();
-        listener.accepted();
-        listener.closed();
-        listener.refused(Unwelcome::PerAddress);
-        listener.handshake(true);
-        listener.handshake(false);
+        let listener = Stat {
+            listener: "https".into(),
+            addr: "[::]:443".into(),
+            connections: 1,
+            accepted: 2,
+            over_limit: 3,
+            preambles_refused: 4,
+            handshakes_failed: 5,
+            accept_errors: 6,
+        };
         m.certs(vec![Expiry { listener: "https".into(), name: "a.example".into(), not_after: 900 }]);
         m.loaded(1, 5000);
         m.loaded(2, 6000);
@@ -716,16 +668,18 @@ mod tests {
             endpoints: endpoints.collect(),
             ..PoolStats::default()
         };
-        let all = text(&m, &[pool]);
+        let all = text(&m, &[pool], &[listener]);
         for (series, value) in [
             ("portcullis_upstream_connections_total{service=\"users\",result=\"new\"}", "1"),
             ("portcullis_upstream_connections_total{service=\"users\",result=\"reused\"}", "2"),
             ("portcullis_upstream_connections_total{service=\"users\",result=\"failed\"}", "1"),
             ("portcullis_upstream_retries_total{service=\"users\"}", "1"),
-            ("portcullis_connections{listener=\"https\"}", "1"),
-            ("portcullis_connections_accepted_total{listener=\"https\"}", "2"),
-            ("portcullis_connections_refused_total{listener=\"https\",reason=\"per_address\"}", "1"),
-            ("portcullis_tls_handshakes_total{listener=\"https\",result=\"failed\"}", "1"),
+            ("portcullis_connections{listener=\"https\",address=\"[::]:443\"}", "1"),
+            ("portcullis_connections_accepted_total{listener=\"https\",address=\"[::]:443\"}", "2"),
+            ("portcullis_connections_over_limit_total{listener=\"https\",address=\"[::]:443\"}", "3"),
+            ("portcullis_proxy_headers_refused_total{listener=\"https\",address=\"[::]:443\"}", "4"),
+            ("portcullis_tls_handshakes_failed_total{listener=\"https\",address=\"[::]:443\"}", "5"),
+            ("portcullis_accept_errors_total{listener=\"https\",address=\"[::]:443\"}", "6"),
             ("portcullis_cert_expiry_seconds{listener=\"https\",name=\"a.example\"}", "-100"),
             ("portcullis_breaker_state{service=\"users\"}", "2"),
             ("portcullis_ejections_total{service=\"users\"}", "4"),
@@ -756,9 +710,9 @@ mod tests {
         let route = m.route("r", &["s"]);
         route.done(Some(0), 200, 1, 0, 0);
         route.refused(&refusal("a", Mode::Enforce));
-        let _keep = (m.service("s"), m.listener("l"));
+        let _keep = m.service("s");
         let pool = PoolStats { endpoints: vec![EndpointStats::default()], ..PoolStats::default() };
-        let all = text(&m, &[pool]);
+        let all = text(&m, &[pool], &[]);
         let docs = include_str!("../../docs/metrics.md");
         let (mut families, mut series) = (HashSet::new(), HashSet::new());
         let mut family = "";

@@ -79,7 +79,7 @@ impl Source for View {
     fn metrics(&self, out: &mut Vec<u8>) {
         let table = self.house.current();
         let pools: Vec<_> = table.iter().flat_map(|t| t.pools.values()).map(|pool| pool_stats(pool)).collect();
-        self.house.metrics.write(&pools, clock::wall(), out);
+        self.house.metrics.write(&pools, &self.listeners.stats(), clock::wall(), out);
     }
 
     async fn reload(&self) -> Result<u64, Vec<String>> {
