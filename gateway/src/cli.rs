@@ -115,8 +115,7 @@ fn check(files: &[PathBuf], options: &conf::Options) -> ExitCode {
 
 /// Loads and builds, binds nothing.
 fn examine(file: &Path, options: &conf::Options) -> Result<String, Faults> {
-    let loaded = conf::load(file, options)?;
-    let parts = table::examine(loaded, options)?;
+    let parts = table::examine(conf::read(file, options))?;
     Ok(format!("good: {} listeners, {} services, {} routes", parts.listeners, parts.services, parts.routes))
 }
 

@@ -6,6 +6,7 @@
 use crate::deadline::Watch;
 use crate::destination::Leg;
 use crate::house::House;
+use crate::id::Trace;
 use crate::listen::Conn;
 use crate::log::{self, Record};
 use crate::metrics::RouteMetrics;
@@ -41,7 +42,7 @@ pub struct Exchange {
     /// The peer is a trusted proxy.
     pub trusted: bool,
     /// The W3C trace context that goes upstream.
-    pub traceparent: String,
+    pub trace: Option<Trace>,
     /// The client asked for an upgrade that the route allows.
     pub upgrade: bool,
     pub upstream: Upstream,
@@ -110,7 +111,7 @@ impl Exchange {
             version: Version::HTTP_11,
             peer,
             trusted: false,
-            traceparent: String::new(),
+            trace: None,
             upgrade: false,
             upstream: Upstream::default(),
             times: Times { start, due: u64::MAX, ..Times::default() },
@@ -260,7 +261,7 @@ impl Exchange {
             tls: self.cx.tls.as_deref(),
             decisions: &self.cx.decisions,
             error: self.cause.unwrap_or(""),
-            trace: crate::id::trace_id(&self.traceparent).unwrap_or(""),
+            trace: self.trace.as_ref().map_or("", Trace::id),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A request is taken through the same code that serves: the ingress of a house that has no listener and no log.
 
-use crate::conf::{self, Loaded, Options, did_you_mean};
+use crate::conf::{self, Options, did_you_mean};
 use crate::destination::Destination;
 use crate::exchange::Exchange;
 use crate::house::House;
@@ -41,13 +41,13 @@ pub fn settings(file: &Path, route: Option<&str>) -> Result<String, String> {
 
 /// Which route a request takes and why, which steps it passes, and where it ends.
 pub fn request(file: &Path, line: &str, headers: &[String], ip: IpAddr) -> Result<String, String> {
-    let loaded: Loaded = conf::load(file, &Options::default()).map_err(|faults| faults.to_string())?;
+    let read = conf::read(file, &Options::default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     let metrics = Arc::new(Metrics::new(1));
     let silent = log::Conf { to: log::To::Off, ..log::Conf::default() };
     let logger = Logger::start(&silent, 1, metrics.log_dropped.clone()).map_err(|e| e.to_string())?;
     let house = Arc::new(House::new(Arc::new(logger), metrics, runtime.handle().clone()));
-    let built = table::build(loaded, &house.keep, &house.metrics, 1).map_err(|faults| faults.to_string())?;
+    let built = table::build(read, &house.keep, &house.metrics, 1).map_err(|faults| faults.to_string())?;
     house.swap(Arc::new(built.0));
     let (head, secure) = parse(line, headers)?;
     Ok(tell(house, head, secure, ip))

@@ -3,10 +3,13 @@
 //! Nobody's forwarded headers count unless the peer is in `server.trusted`; then `X-Forwarded-For` is walked from the
 //! right, past trusted addresses, to the first that is not. What goes upstream is always written anew.
 
+use crate::id::Trace;
 use filters::cx::Cx;
 use filters::head::{RequestHead, header};
 use filters::units::Cidr;
-use std::fmt::Write;
+use http::HeaderValue;
+use http::header::HOST;
+use smallvec::SmallVec;
 use std::net::IpAddr;
 
 /// How many hops of `X-Forwarded-For` are looked at: a longer list says nothing an operator set up.
@@ -76,46 +79,98 @@ const OURS: [&str; 9] = [
 ];
 
 /// Writes the forwarding headers of an upstream request: `peer` is the socket's address, the rest is in `cx`.
-/// From a trusted peer the chain is continued, from any other it begins here.
-pub fn write(head: &mut RequestHead, cx: &Cx, peer: IpAddr, trusted: bool, traceparent: &str) -> pingora::Result<()> {
-    let proto = if cx.secure { "https" } else { "http" };
-    let mut hops = String::with_capacity(48);
-    let mut forwarded = String::with_capacity(96);
+/// From a trusted peer the chain is continued, from any other it begins here. On the path of every request: the
+/// values are put together in one buffer, and only what is there is removed.
+pub fn write(head: &mut RequestHead, cx: &Cx, peer: IpAddr, trusted: bool, trace: &Trace) -> pingora::Result<()> {
+    let mut text: SmallVec<[u8; 256]> = SmallVec::new();
     if trusted {
-        chain(head, "x-forwarded-for", &mut hops);
-        chain(head, "forwarded", &mut forwarded);
+        chain(head, "x-forwarded-for", &mut text);
     }
-    let host = if trusted { header(&head.headers, "x-forwarded-host").map(str::to_owned) } else { None };
-    let keeps_trace = trusted && header(&head.headers, "traceparent") == Some(traceparent);
-    for name in OURS {
-        if !(keeps_trace && name.starts_with("trace")) {
-            head.remove_header(name);
-        }
+    address_text(&mut text, peer);
+    let hops = HeaderValue::from_bytes(&text);
+    text.clear();
+    if trusted {
+        chain(head, "forwarded", &mut text);
     }
-    let _ = write!(hops, "{peer}");
-    let _ = match peer {
-        IpAddr::V4(ip) => write!(forwarded, "for={ip};proto={proto}"),
-        IpAddr::V6(ip) => write!(forwarded, "for=\"[{ip}]\";proto={proto}"),
+    forwarded(&mut text, cx, peer);
+    let forwarded = HeaderValue::from_bytes(&text);
+    let asked = match trusted.then(|| head.headers.get("x-forwarded-host")).flatten() {
+        Some(host) => host.clone(),
+        None => host(head, cx),
     };
-    // RFC 7239, section 4: a host with a port or brackets must be quoted.
-    if !cx.host.is_empty() {
-        let _ = write!(forwarded, ";host=\"{}\"", cx.host);
+    let adopted = matches!(trace, Trace::Adopted(_));
+    let present = head.headers.keys().filter_map(|name| OURS.into_iter().find(|ours| *ours == name.as_str()));
+    let present: SmallVec<[&str; 9]> = present.filter(|name| !(adopted && name.starts_with("trace"))).collect();
+    for name in present {
+        head.remove_header(name);
     }
-    head.insert_header("X-Forwarded-For", hops)?;
-    head.insert_header("X-Forwarded-Proto", proto)?;
-    head.insert_header("X-Forwarded-Host", host.as_deref().unwrap_or(&cx.host))?;
-    head.insert_header("Forwarded", forwarded)?;
-    head.insert_header("X-Request-Id", cx.id.as_str())?;
-    if !keeps_trace {
-        head.insert_header("traceparent", traceparent)?;
+    let proto = if cx.secure { "https" } else { "http" };
+    let or_empty = |value: Result<HeaderValue, _>| value.unwrap_or_else(|_| HeaderValue::from_static(""));
+    head.insert_header("X-Forwarded-For", or_empty(hops))?;
+    head.insert_header("X-Forwarded-Proto", HeaderValue::from_static(proto))?;
+    head.insert_header("X-Forwarded-Host", asked)?;
+    head.insert_header("Forwarded", or_empty(forwarded))?;
+    head.insert_header("X-Request-Id", or_empty(HeaderValue::from_str(&cx.id)))?;
+    if let Trace::Ours(parent) = trace {
+        head.insert_header("traceparent", or_empty(HeaderValue::from_bytes(parent)))?;
     }
     Ok(())
 }
 
+/// The host as the client wrote it, with its port.
+fn host(head: &RequestHead, cx: &Cx) -> HeaderValue {
+    match (head.headers.get(HOST), head.uri.authority()) {
+        (Some(host), _) => host.clone(),
+        (None, Some(authority)) => {
+            HeaderValue::from_str(authority.as_str()).unwrap_or_else(|_| HeaderValue::from_static(""))
+        }
+        (None, None) => HeaderValue::from_str(&cx.host).unwrap_or_else(|_| HeaderValue::from_static("")),
+    }
+}
+
+/// One element of `Forwarded` (RFC 7239, section 4: what is no token must be quoted).
+fn forwarded(text: &mut SmallVec<[u8; 256]>, cx: &Cx, peer: IpAddr) {
+    let quoted = peer.to_canonical().is_ipv6();
+    text.extend_from_slice(if quoted { b"for=\"[" } else { b"for=" });
+    address_text(text, peer);
+    text.extend_from_slice(if quoted { b"]\"" } else { b"" });
+    text.extend_from_slice(if cx.secure { b";proto=https" } else { b";proto=http" });
+    if !cx.host.is_empty() {
+        text.extend_from_slice(b";host=\"");
+        text.extend_from_slice(cx.host.as_bytes());
+        text.push(b'"');
+    }
+}
+
+fn address_text(text: &mut SmallVec<[u8; 256]>, ip: IpAddr) {
+    match ip.to_canonical() {
+        IpAddr::V4(v4) => {
+            for (n, octet) in v4.octets().into_iter().enumerate() {
+                if n > 0 {
+                    text.push(b'.');
+                }
+                decimal(text, octet);
+            }
+        }
+        IpAddr::V6(v6) => text.extend_from_slice(v6.to_string().as_bytes()),
+    }
+}
+
+fn decimal(text: &mut SmallVec<[u8; 256]>, n: u8) {
+    if n >= 100 {
+        text.push(b'0' + n / 100);
+    }
+    if n >= 10 {
+        text.push(b'0' + n / 10 % 10);
+    }
+    text.push(b'0' + n % 10);
+}
+
 /// What earlier proxies wrote, as one line that another entry can follow.
-fn chain(head: &RequestHead, name: &str, into: &mut String) {
-    for line in head.headers.get_all(name).iter().filter_map(|v| v.to_str().ok()) {
-        let _ = write!(into, "{line}, ");
+fn chain(head: &RequestHead, name: &str, into: &mut SmallVec<[u8; 256]>) {
+    for line in head.headers.get_all(name) {
+        into.extend_from_slice(line.as_bytes());
+        into.extend_from_slice(b", ");
     }
 }
 
@@ -171,14 +226,14 @@ mod tests {
         let mut cx = Cx::new(0, 0, ip("1.1.1.1"));
         cx.host = "example.com".into();
         cx.id = "abc".into();
-        let parent = crate::id::traceparent("abc");
+        let parent = Trace::new("abc");
         let spoofed = [("x-forwarded-for", "6.6.6.6"), ("forwarded", "for=6.6.6.6"), ("x-real-ip", "6.6.6.6")];
         let mut stranger = head(&spoofed);
         write(&mut stranger, &cx, ip("9.9.9.9"), false, &parent).expect("written");
         assert_eq!(header(&stranger.headers, "x-forwarded-for"), Some("9.9.9.9"));
         assert_eq!(header(&stranger.headers, "forwarded"), Some("for=9.9.9.9;proto=http;host=\"example.com\""));
         assert_eq!(header(&stranger.headers, "x-real-ip"), None);
-        assert_eq!(header(&stranger.headers, "traceparent"), Some(parent.as_str()));
+        assert!(header(&stranger.headers, "traceparent").is_some_and(|sent| sent.contains(parent.id())));
         let mut friend = head(&spoofed);
         write(&mut friend, &cx, ip("10.0.0.1"), true, &parent).expect("written");
         assert_eq!(header(&friend.headers, "x-forwarded-for"), Some("6.6.6.6, 10.0.0.1"));

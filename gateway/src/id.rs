@@ -44,16 +44,42 @@ pub fn adopted(sent: &str) -> Option<SmolStr> {
     fits.then(|| SmolStr::new(sent))
 }
 
-/// A `traceparent` (W3C Trace Context, version 00) for a request that brought none: its trace id ends with the request
-/// id where that is one of ours. It is marked as sampled, since a parent-based sampler would otherwise record nothing.
-pub fn traceparent(request: &str) -> String {
-    let ours = request.len() == 20 && request.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    let tail = if ours { SmolStr::new(request) } else { self::request() };
-    format!("00-{:012x}{tail}-{:016x}-01", random() >> 16 | 1, random() | 1)
+/// The trace that a request belongs to (W3C Trace Context).
+#[derive(Debug, Clone)]
+pub enum Trace {
+    /// A `traceparent` of our own.
+    Ours([u8; 55]),
+    /// That of a trusted peer, which goes upstream as it came: its trace id.
+    Adopted(SmolStr),
+}
+
+impl Trace {
+    /// The trace of a request that brought none: its id ends with the request id where that is one of ours. It is
+    /// marked as sampled, since a parent-based sampler would otherwise record nothing.
+    pub fn new(request: &str) -> Trace {
+        let mut parent = *b"00-00000000000000000000000000000000-0000000000000000-01";
+        parent[3..15].copy_from_slice(&hex::<12>(0, random() >> 16 | 1));
+        let ours = request.len() == 20 && request.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        let tail = if ours { SmolStr::new(request) } else { self::request() };
+        parent[15..35].copy_from_slice(tail.as_bytes());
+        parent[36..52].copy_from_slice(&hex::<16>(0, random() | 1));
+        Trace::Ours(parent)
+    }
+    /// The trace that a `traceparent` names, if it is well-formed.
+    pub fn adopt(traceparent: &str) -> Option<Trace> {
+        trace_id(traceparent).map(|id| Trace::Adopted(SmolStr::new(id)))
+    }
+    /// The trace id: 32 hex digits.
+    pub fn id(&self) -> &str {
+        match self {
+            Trace::Ours(parent) => std::str::from_utf8(&parent[3..35]).expect("hex is ASCII"),
+            Trace::Adopted(id) => id,
+        }
+    }
 }
 
 /// The trace id of a well-formed `traceparent`.
-pub fn trace_id(traceparent: &str) -> Option<&str> {
+fn trace_id(traceparent: &str) -> Option<&str> {
     let mut parts = traceparent.split('-');
     let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let hex = |s: &str, len| s.len() == len && s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
@@ -77,9 +103,10 @@ mod tests {
     #[test]
     fn a_trace_ends_with_the_request_id() {
         let id = request();
-        let parent = traceparent(&id);
-        assert!(trace_id(&parent).expect("well-formed").ends_with(id.as_str()));
-        assert!(trace_id(&traceparent("from elsewhere")).is_some());
+        let Trace::Ours(parent) = Trace::new(&id) else { panic!("a trace of our own") };
+        let text = std::str::from_utf8(&parent).expect("ASCII");
+        assert!(trace_id(text).expect("well-formed").ends_with(id.as_str()));
+        assert_eq!(Trace::new("from elsewhere").id().len(), 32);
     }
 
     #[test]

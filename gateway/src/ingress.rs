@@ -5,6 +5,7 @@
 
 use crate::destination::Destination;
 use crate::exchange::Exchange;
+use crate::id::Trace;
 use crate::{forwarded, id, listen, path, wire};
 use filters::cx::{Captures, Decision};
 use filters::expr::View;
@@ -67,10 +68,7 @@ fn identify(head: &RequestHead, exchange: &mut Exchange) {
     if let Some(sent) = taken("x-request-id").and_then(id::adopted) {
         cx.id = sent;
     }
-    exchange.traceparent = match taken("traceparent").filter(|t| id::trace_id(t).is_some()) {
-        Some(sent) => sent.to_owned(),
-        None => id::traceparent(&cx.id),
-    };
+    exchange.trace = Some(taken("traceparent").and_then(Trace::adopt).unwrap_or_else(|| Trace::new(&cx.id)));
 }
 
 /// The path, canonical once and for all.

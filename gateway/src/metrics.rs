@@ -7,9 +7,9 @@
 mod process;
 mod text;
 
+use crate::listen::Stat;
 use crate::log;
 use ahash::AHashMap;
-use crate::listen::Stat;
 use filters::cx::Decision;
 use filters::units::Mode;
 use parking_lot::{Mutex, RwLock};
@@ -484,7 +484,9 @@ fn write_listeners(e: &mut Exposition<'_>, listeners: &[Stat]) {
         l.preambles_refused
     });
     each("portcullis_tls_handshakes_failed_total", "counter", "TLS handshakes that failed", &|l| l.handshakes_failed);
-    each("portcullis_accept_errors_total", "counter", "Connections that the system could not give", &|l| l.accept_errors);
+    each("portcullis_accept_errors_total", "counter", "Connections that the system could not give", &|l| {
+        l.accept_errors
+    });
 }
 
 fn write_pools(e: &mut Exposition<'_>, pools: &[PoolStats]) {

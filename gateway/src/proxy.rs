@@ -94,7 +94,9 @@ impl ProxyHttp for Gateway {
         exchange: &mut Box<Exchange>,
     ) -> Result<()> {
         let trailers = exchange.cx.grpc && head.version == Version::HTTP_2;
-        forwarded::write(head, &exchange.cx, exchange.peer, exchange.trusted, &exchange.traceparent)?;
+        if let Some(trace) = &exchange.trace {
+            forwarded::write(head, &exchange.cx, exchange.peer, exchange.trusted, trace)?;
+        }
         if trailers {
             // Pingora strips it for HTTP/1 clients; a gRPC server insists on it.
             head.insert_header("te", "trailers")?;

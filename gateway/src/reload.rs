@@ -3,7 +3,7 @@
 //! One reload at a time. Everything that can fail is done before anything changes, so a rejected file changes nothing.
 
 use crate::clock;
-use crate::conf::{self, Conf, Fault, Faults, Loaded, Options};
+use crate::conf::{self, Conf, Fault, Faults, Options};
 use crate::house::House;
 use crate::listen::{self, Bound, Built, Certificate, Listeners};
 use crate::metrics::Expiry;
@@ -11,7 +11,7 @@ use crate::proxy::App;
 use crate::service::Pool;
 use crate::service::discover::{self, DiscoverTask};
 use crate::service::health::{Checker, HealthTask};
-use crate::table::{self, Table};
+use crate::table::{self, Read, Table};
 use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -63,14 +63,13 @@ impl Reloader {
 
     /// Loads the file anew and lets it serve.
     pub fn reload(&self) -> Result<Done, Faults> {
-        let loaded = conf::load(&self.config, &Options::default());
-        self.take(loaded)
+        self.take(conf::read(&self.config, &Options::default()))
     }
 
     /// Lets a loaded configuration serve. This is the first start, too.
-    pub fn take(&self, loaded: Result<Loaded, Faults>) -> Result<Done, Faults> {
+    pub fn take(&self, read: Read) -> Result<Done, Faults> {
         let mut state = self.state.lock();
-        match self.build(state.generation + 1, loaded) {
+        match self.build(state.generation + 1, read) {
             Ok(next) => {
                 let waiting = state.fixed.as_ref().filter(|old| **old != next.fixed).is_some();
                 state.fixed.get_or_insert(next.fixed);
@@ -101,10 +100,10 @@ impl Reloader {
     }
 
     /// Everything that can fail, and the first look-up of the names.
-    fn build(&self, generation: u64, loaded: Result<Loaded, Faults>) -> Result<Next, Faults> {
-        let loaded = loaded?;
-        let (fixed, sources) = (fixed(&loaded.conf), loaded.sources.clone());
-        let (table, built) = table::build(loaded, &self.house.keep, &self.house.metrics, generation)?;
+    fn build(&self, generation: u64, read: Read) -> Result<Next, Faults> {
+        let fixed = read.0.as_ref().map_or_else(String::new, |loaded| fixed(&loaded.conf));
+        let sources = read.1.sources().clone();
+        let (table, built) = table::build(read, &self.house.keep, &self.house.metrics, generation)?;
         let bound = self.listeners.bind(&built).map_err(|found| {
             let mut faults = Faults::new(sources);
             found.into_iter().for_each(|fault| faults.add(bind_fault(fault)));

@@ -4,7 +4,7 @@
 //! runs on a small runtime beside them. Ready is said only when every listener is bound and the first table serves.
 
 use crate::admin;
-use crate::conf::{self, Loaded, Options};
+use crate::conf::{self, Options};
 use crate::house::House;
 use crate::listen::{Conn, Journal, Listeners, Refusal, Worker};
 use crate::log::{Logger, Record, process};
@@ -12,7 +12,7 @@ use crate::metrics::Metrics;
 use crate::proxy::{App, Gateway, MAX_TRIES};
 use crate::reload::Reloader;
 use crate::view::{self, View, told};
-use crate::{clock, systemd};
+use crate::{clock, systemd, table};
 use filters::cx::Decision;
 use filters::units::Mode;
 use pingora::server::configuration::ServerConf;
@@ -29,17 +29,10 @@ const KEPT: usize = 1024;
 
 /// Serves the configuration until a signal ends it.
 pub fn run(config: &Path) -> ExitCode {
-    let loaded = match conf::load(config, &Options::default()) {
-        Ok(loaded) => loaded,
-        Err(faults) => {
-            eprint!("{faults}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match Process::start(config, loaded) {
+    match Process::start(config, conf::read(config, &Options::default())) {
         Ok(process) => process.live(),
         Err(why) => {
-            eprintln!("{}", why.trim_end());
+            why.iter().for_each(|line| eprintln!("{line}"));
             ExitCode::FAILURE
         }
     }
@@ -77,11 +70,16 @@ struct Process {
 }
 
 impl Process {
-    fn start(config: &Path, loaded: Loaded) -> Result<Process, String> {
-        let said = |e: std::io::Error| e.to_string();
+    /// Fails with every reason, a line each: they may end up in a journal, so they hold no source lines.
+    fn start(config: &Path, read: table::Read) -> Result<Process, Vec<String>> {
+        let said = |e: std::io::Error| vec![e.to_string()];
+        let Some(loaded) = read.0.as_ref().filter(|_| read.1.is_empty()) else {
+            let faults = table::examine(read).err();
+            return Err(faults.iter().flat_map(|f| f.lines()).collect());
+        };
         let server = loaded.conf.server.clone();
         let admin = &loaded.conf.admin;
-        let desk = admin::bind(admin).map_err(|e| format!("admin.addr: {:?}: {e}", admin.addr))?;
+        let desk = admin::bind(admin).map_err(|e| vec![format!("admin.addr: {:?}: {e}", admin.addr)])?;
         let threads = server.threads.map_or_else(cores, |n| n.get() as usize);
         process::start(server.log.level, server.log.format).map_err(said)?;
         let control = tokio::runtime::Builder::new_multi_thread()
@@ -94,7 +92,7 @@ impl Process {
         let signals = Signals::new().map_err(said)?;
         let metrics = Arc::new(Metrics::new(threads));
         let log = Logger::start(&server.log, threads, metrics.log_dropped.clone())
-            .map_err(|e| format!("server.log.to: {e}"))?;
+            .map_err(|e| vec![format!("server.log.to: {e}")])?;
         let house = Arc::new(House::new(Arc::new(log), metrics, control.handle().clone()));
         let workers = NoStealRuntime::new(threads, "worker", Default::default(), Default::default());
         let apps =
@@ -103,7 +101,7 @@ impl Process {
         let listeners = Listeners::new(apps, systemd::listen_fds(), journal).map_err(said)?;
         let listeners = Arc::new(listeners);
         let reloader = Arc::new(Reloader::new(config.to_owned(), house.clone(), listeners.clone()));
-        reloader.take(Ok(loaded)).map_err(|faults| faults.to_string())?;
+        reloader.take(read).map_err(|faults| faults.lines().collect::<Vec<_>>())?;
         let view = Arc::new(View::new(house.clone(), listeners.clone(), reloader.clone()));
         let desk = match desk {
             Some(desk) => Some(desk.start(view.clone(), control.handle()).map_err(said)?),

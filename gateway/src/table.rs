@@ -3,7 +3,7 @@
 //! Building finds every fault, not the first: what could not be built is left out and the rest is built all the same,
 //! only so that its faults are found too. A table comes out only if there were none.
 
-use crate::conf::{Conf, Fault, Faults, Loaded, Options};
+use crate::conf::{Conf, Fault, Faults, Loaded};
 use crate::destination::{Destination, Leg, Services};
 use crate::destination::{redirect::Redirect, reply::Fixed};
 use crate::listen;
@@ -56,14 +56,17 @@ pub struct Route {
     pub metrics: RouteMetrics,
 }
 
-/// Builds a generation and the terms of its listeners.
+/// What reading a configuration brought: what could be read, and what was wrong.
+pub type Read = (Option<Loaded>, Faults);
+
+/// Builds a generation and the terms of its listeners. The faults of reading are joined by those of building.
 pub fn build(
-    mut loaded: Loaded,
+    (loaded, mut faults): Read,
     keep: &Keep,
     metrics: &Metrics,
     generation: u64,
 ) -> Result<(Table, listen::Built), Faults> {
-    let mut faults = Faults::new(loaded.sources.clone());
+    let Some(mut loaded) = loaded else { return Err(faults) };
     let body = loaded.conf.server.request_body;
     for route in loaded.conf.route.values_mut() {
         route.policy.size.get_or_insert_default().body.get_or_insert(body);
@@ -98,17 +101,18 @@ pub struct Parts {
 }
 
 /// Builds everything and keeps nothing: what `check` says.
-pub fn examine(loaded: Loaded, options: &Options) -> Result<Parts, Faults> {
+pub fn examine((loaded, faults): Read) -> Result<Parts, Faults> {
+    let Some(loaded) = loaded else { return Err(faults) };
     let counts = Parts {
         listeners: loaded.conf.listen.len(),
         services: loaded.conf.service.len(),
         routes: loaded.conf.route.len(),
     };
     // Without its secrets a configuration may lack tables that others name: only its form can be judged.
-    if options.without_secrets && !loaded.complete {
+    if faults.is_empty() && !loaded.complete {
         return Ok(counts);
     }
-    build(loaded, &Keep::default(), &Metrics::new(1), 0).map(|_| counts)
+    build((Some(loaded), faults), &Keep::default(), &Metrics::new(1), 0).map(|_| counts)
 }
 
 type Built = (Routes, Vec<Route>, BTreeMap<String, Arc<Pool>>, listen::Built);
@@ -119,7 +123,7 @@ fn parts(loaded: &Loaded, keep: &Keep, metrics: &Metrics, faults: &mut Faults) -
     let pools = pools(conf, keep, faults);
     let mut work = Work { conf, keep, metrics, pools, faults };
     let (mut entries, mut routes, mut places) = (vec![], vec![], vec![]);
-    for (name, route) in &conf.route {
+    for (name, route) in conf.route.iter().filter(|(_, r)| r.sound) {
         if let Some(built) = work.route(name, route) {
             entries.push(route.own.entry(name));
             places.push((name.as_str(), route.own.pattern.span()));
@@ -158,7 +162,7 @@ fn listeners(loaded: &Loaded, faults: &mut Faults) -> Option<listen::Built> {
         max_connections: server.max_connections.map(|n| n.get() as usize),
         per_address: server.max_connections_per_ip.map(|n| n.get() as usize),
     };
-    let named = conf.listen.iter().map(|(name, item)| (name.as_str(), &item.value));
+    let named = conf.listen.iter().filter(|(_, l)| l.sound).map(|(name, item)| (name.as_str(), &item.value));
     match listen::build(named, &terms) {
         Ok(built) => Some(built),
         Err(found) => {
@@ -175,7 +179,7 @@ fn listener_fault(conf: &Conf, fault: listen::Fault) -> Fault {
 
 fn pools(conf: &Conf, keep: &Keep, faults: &mut Faults) -> BTreeMap<String, Arc<Pool>> {
     let mut pools = BTreeMap::new();
-    for (name, item) in &conf.service {
+    for (name, item) in conf.service.iter().filter(|(_, s)| s.sound) {
         match Pool::build(name, &item.value, keep) {
             Ok(pool) => {
                 pools.insert(name.clone(), pool);
@@ -206,9 +210,7 @@ impl Work<'_> {
     fn route(&mut self, name: &str, route: &crate::conf::Route) -> Option<Route> {
         let own = &route.own;
         let captures: Arc<[SmolStr]> = own.pattern.get_ref().names().clone();
-        for error in own.faults() {
-            self.fault(name, "match", error);
-        }
+        own.faults().into_iter().for_each(|error| self.fault(name, "match", error));
         let pipeline = self.pipeline(name, route, &captures);
         let rewrite = match own.rewrite.as_ref().map(|r| Rewrite::build(r, &captures, &self.conf.server.path)) {
             Some(Err(error)) => {

@@ -8,9 +8,10 @@ use bytes::Bytes;
 use filters::filter::{Body, Reply};
 use filters::head::{RequestHead, ResponseHead};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, TRANSFER_ENCODING};
-use http::{HeaderValue, Method, Version};
+use http::{HeaderName, HeaderValue, Method, Version};
 use pingora::Result;
 use pingora::proxy::Session;
+use smallvec::SmallVec;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -27,15 +28,25 @@ pub async fn reply(session: &mut Session, exchange: &mut Exchange, reply: Reply)
     }
     drain(session).await;
     let (mut head, body) = build(session.req_header(), exchange, reply)?;
-    let mut body = Some(body);
-    exchange.dress(&mut head, session.req_header());
-    exchange.response_body(&mut body, true);
-    let body = body.unwrap_or_default();
     // RFC 9110, section 8.6: 1xx and 204 have no length.
-    if !head.status.is_informational() && head.status != 204 && head.status != 304 {
+    let measured = !head.status.is_informational() && head.status != 204 && head.status != 304;
+    if measured {
         head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()))?;
     }
-    let bodiless = body.is_empty() || session.req_header().method == Method::HEAD;
+    exchange.dress(&mut head, session.req_header());
+    let mut body = Some(body);
+    if session.req_header().method == Method::HEAD {
+        body = None;
+    } else {
+        exchange.response_body(&mut body, true);
+    }
+    if let Some(body) = body.as_ref().filter(|_| measured) {
+        // A step may have changed the body, and all of it is here.
+        head.remove_header(&TRANSFER_ENCODING);
+        head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()))?;
+    }
+    let body = body.unwrap_or_default();
+    let bodiless = body.is_empty();
     session.write_response_header(Box::new(head), bodiless).await?;
     if !bodiless {
         session.write_response_body(Some(body), true).await?;
@@ -189,7 +200,7 @@ pub fn strip_hop_by_hop(head: &mut ResponseHead) {
     }
     if let Some(nominated) = head.headers.get(http::header::CONNECTION).cloned() {
         for token in nominated.to_str().unwrap_or_default().split(',').map(str::trim).take(16) {
-            if let Ok(name) = http::HeaderName::try_from(token)
+            if let Ok(name) = HeaderName::try_from(token)
                 && name != CONTENT_LENGTH
                 && name != http::header::TRANSFER_ENCODING
             {
@@ -197,12 +208,14 @@ pub fn strip_hop_by_hop(head: &mut ResponseHead) {
             }
         }
     }
-    for name in ["keep-alive", "proxy-connection", "proxy-authenticate", "te", "upgrade"] {
-        if head.headers.contains_key(name) {
-            head.remove_header(name);
-        }
+    let ours = |name: &HeaderName| HOP_BY_HOP.into_iter().find(|hop| *hop == name.as_str());
+    let present: SmallVec<[&str; 5]> = head.headers.keys().filter_map(ours).collect();
+    for name in present {
+        head.remove_header(name);
     }
 }
+
+const HOP_BY_HOP: [&str; 5] = ["keep-alive", "proxy-connection", "proxy-authenticate", "te", "upgrade"];
 
 #[cfg(test)]
 mod tests {
