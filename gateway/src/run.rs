@@ -66,7 +66,6 @@ struct Process {
     reloader: Arc<Reloader>,
     view: Arc<View>,
     _desk: Option<admin::Admin>,
-    drain: Duration,
 }
 
 impl Process {
@@ -108,12 +107,12 @@ impl Process {
             None => None,
         };
         drop(entered);
-        Ok(Process { control, workers, signals, house, listeners, reloader, view, _desk: desk, drain: server.drain.0 })
+        Ok(Process { control, workers, signals, house, listeners, reloader, view, _desk: desk })
     }
 
     /// Serves until a signal ends it.
     fn live(self) -> ExitCode {
-        let Process { control, workers, mut signals, house, listeners, reloader, view, _desk, drain } = self;
+        let Process { control, workers, mut signals, house, listeners, reloader, view, _desk } = self;
         for (name, addr) in listeners.addresses() {
             log::info!("listener {name} on {addr}");
         }
@@ -129,6 +128,7 @@ impl Process {
             }
             told("STOPPING=1");
             view.drain();
+            let drain = house.table().drain;
             log::info!("draining: at most {drain:?}");
             tokio::select! {
                 drained = listeners.drain(drain, false) => drained,

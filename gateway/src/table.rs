@@ -23,6 +23,7 @@ use smol_str::SmolStr;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// One generation.
 pub struct Table {
@@ -32,6 +33,8 @@ pub struct Table {
     /// The proxies whose forwarded headers count.
     pub trusted: Box<[Cidr]>,
     pub path: PathPolicy,
+    /// How long running requests may take to end when the process does.
+    pub drain: Duration,
     pub matcher: Routes,
     /// By the number that the matcher gives.
     pub routes: Box<[Route]>,
@@ -81,6 +84,7 @@ pub fn build(
                 since: crate::clock::wall(),
                 trusted: conf.server.trusted.into(),
                 path: conf.server.path,
+                drain: conf.server.drain.0,
                 matcher,
                 routes: routes.into(),
                 pools,
