@@ -5,6 +5,7 @@
 use crate::conf::{self, Faults};
 use crate::{demo, explain, run, table};
 use clap::{CommandFactory, Parser, Subcommand};
+use clap_mangen::Man;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -39,6 +40,7 @@ enum Command {
     },
     /// Show a route's merged settings with the line that wrote each, or which route a request takes and why.
     Explain {
+        /// The configuration.
         #[arg(value_name = "FILE")]
         file: PathBuf,
         /// The route whose settings are shown; all routes if neither this nor a request is given.
@@ -63,7 +65,10 @@ enum Command {
         port: u16,
     },
     /// Print the completions for a shell.
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        /// Whose they are.
+        shell: clap_complete::Shell,
+    },
     /// Print the manual page.
     Man,
 }
@@ -84,13 +89,7 @@ pub fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "portcullis", &mut script);
             shown(Ok(String::from_utf8_lossy(&script).into_owned()))
         }
-        Command::Man => {
-            let mut page = vec![];
-            match clap_mangen::Man::new(Cli::command()).render(&mut page) {
-                Ok(()) => shown(Ok(String::from_utf8_lossy(&page).into_owned())),
-                Err(e) => shown(Err(e.to_string())),
-            }
-        }
+        Command::Man => shown(manual().map_err(|e| e.to_string())),
     }
 }
 
@@ -119,6 +118,47 @@ fn examine(file: &Path, options: &conf::Options) -> Result<String, Faults> {
     Ok(format!("good: {} listeners, {} services, {} routes", parts.listeners, parts.services, parts.routes))
 }
 
+/// One page for all commands: `portcullis-run(1)` and its like would be six more files to install.
+fn manual() -> std::io::Result<String> {
+    let mut all = Cli::command();
+    all.build();
+    let mut page = vec![];
+    let whole = Man::new(all.clone());
+    whole.render_title(&mut page)?;
+    whole.render_name_section(&mut page)?;
+    let mut page = String::from_utf8_lossy(&page).into_owned();
+    page += ".SH COMMANDS\n";
+    for command in all.get_subcommands().filter(|c| c.get_name() != "help") {
+        let mut part = vec![];
+        let man = Man::new(command.clone().mut_arg("help", |arg| arg.hide(true)));
+        man.render_synopsis_section(&mut part)?;
+        man.render_description_section(&mut part)?;
+        man.render_options_section(&mut part)?;
+        let part = String::from_utf8_lossy(&part).replace(".SH OPTIONS\n", "").replace(".SH DESCRIPTION\n", ".PP\n");
+        page += &part.replace(".SH SYNOPSIS", &format!(".SS {}", command.get_name()));
+    }
+    Ok(page + REST)
+}
+
+/// What the command line does not know of itself.
+const REST: &str = r#".SH FILES
+.TP
+/etc/portcullis/portcullis.toml
+The configuration, unless another is named.
+.SH SIGNALS
+.TP
+SIGHUP
+Reads the configuration anew; if anything in it is wrong, nothing changes. Also opens the access log anew.
+.TP
+SIGUSR1
+Opens the access log anew, after it was moved away.
+.TP
+SIGTERM, SIGINT
+Accepts nothing new, lets running requests end for at most the configured time, and ends. A second one ends at once.
+.SH EXIT STATUS
+0 is success, 1 a configuration or a request that is wrong, 2 a command line that is wrong.
+"#;
+
 /// Prints what a command has to say; a closed pipe is no failure.
 fn shown(said: Result<String, String>) -> ExitCode {
     match said {
@@ -138,5 +178,16 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         super::command().debug_assert();
+    }
+
+    #[test]
+    fn one_page_has_every_command_and_option() {
+        let page = super::manual().unwrap().replace("\\-", "-");
+        for command in super::command().get_subcommands() {
+            assert!(page.contains(&format!(".SS {}\n", command.get_name())), "{}", command.get_name());
+            for option in command.get_opts().filter_map(|o| o.get_long()) {
+                assert!(page.contains(&format!("--{option}")), "{option}");
+            }
+        }
     }
 }
