@@ -23,6 +23,7 @@ pub mod units;
 pub mod compress;
 pub mod cors;
 pub mod ip;
+pub mod limit;
 pub mod request;
 pub mod response;
 pub mod size;
@@ -43,6 +44,8 @@ filters! {
     ip::Ip,
     /// Which web pages of other origins may use this.
     cors::Cors,
+    /// How often a client may ask, and how many requests it may have under way.
+    limit::ByAddress,
     /// How large a request may be.
     size::Size,
     /// Headers of the request to the upstream: set, append, remove.

@@ -27,6 +27,8 @@ impl Unit for Key {
     }
 }
 unit!(Key, "Key");
+#[cfg(feature = "schema")]
+crate::units::written!(Key);
 
 fn is_key(var: &Var) -> bool {
     use Var::*;
@@ -75,10 +77,14 @@ impl Key {
     /// counters need; with a constant one every node and version gets the same number, which is what `hash` and
     /// `sticky` need. `ahash` promises neither: its result differs between processors.
     pub fn hash(&self, view: &View, seed: u64) -> u64 {
-        self.parts.iter().fold(0, |hash, var| match part(var, view) {
-            Part::Text(text) => sip13(seed, hash ^ 1, text.as_bytes()),
-            Part::V4(bits) => sip13(seed, hash ^ 2, &bits.to_be_bytes()),
-            Part::V6(bits) => sip13(seed, hash ^ 3, &bits.to_be_bytes()),
+        self.parts.iter().fold(0, |hash, var| part(var, view).hash(seed, hash))
+    }
+
+    /// Two such hashes from one look at the request: 128 bits, so that no two keys are ever taken for one another.
+    pub fn hash128(&self, view: &View, seeds: [u64; 2]) -> [u64; 2] {
+        self.parts.iter().fold([0; 2], |hashes, var| {
+            let part = part(var, view);
+            [part.hash(seeds[0], hashes[0]), part.hash(seeds[1], hashes[1])]
         })
     }
 
@@ -104,6 +110,17 @@ enum Part<'a> {
     V4(u32),
     /// The /64.
     V6(u64),
+}
+
+impl Part<'_> {
+    /// `before` is the hash of the parts before this one.
+    fn hash(&self, seed: u64, before: u64) -> u64 {
+        match self {
+            Part::Text(text) => sip13(seed, before ^ 1, text.as_bytes()),
+            Part::V4(bits) => sip13(seed, before ^ 2, &bits.to_be_bytes()),
+            Part::V6(bits) => sip13(seed, before ^ 3, &bits.to_be_bytes()),
+        }
+    }
 }
 
 fn part<'a>(var: &Var, view: &View<'a>) -> Part<'a> {
@@ -184,6 +201,7 @@ mod tests {
         let mut cx = Cx::new(0, 0, ip.parse().unwrap());
         cx.route = "users".into();
         let (key, view) = (key.parse::<Key>().unwrap(), View { head: &head, cx: &cx });
+        assert_eq!(key.hash128(&view, [7, 8]), [key.hash(&view, 7), key.hash(&view, 8)]);
         (key.hash(&view, 7), key.text(&view))
     }
 
