@@ -94,7 +94,15 @@ impl Example {
 fn every_example_is_served_by_a_test_here() {
     let files: BTreeSet<String> =
         fs::read_dir(conf()).expect("conf/").map(|f| f.expect("a file").file_name().to_string_lossy().into()).collect();
-    let served = ["canary.toml", "everything.toml", "grpc-websocket.toml", "minimal.toml", "tls.toml", "usual.toml"];
+    let served = [
+        "canary.toml",
+        "everything.toml",
+        "grpc-websocket.toml",
+        "limits.toml",
+        "minimal.toml",
+        "tls.toml",
+        "usual.toml",
+    ];
     assert_eq!(files, served.map(String::from).into());
 }
 
@@ -131,6 +139,34 @@ fn canary() {
     assert!(preview.text().contains(r#"["X-Preview","yes"]"#), "{preview:?}");
     assert_eq!(get("/search?q=x", "").status, 200);
     assert!(!example.origin.seen().is_empty());
+}
+
+#[test]
+fn limits() {
+    let example = example("limits.toml");
+    let mut client = Client::tcp(example.gateway.at("http"));
+    // More than may be under way at a time, one after the other: each is given back.
+    for n in 0..60 {
+        let answer = client.get("any.test", "/v1/things", "X-Api-Key: 7\r\n");
+        assert_eq!((answer.status, answer.head.all("ratelimit").len()), (200, 1), "{n}: {answer:?}");
+    }
+    let policy =
+        r#""100/s per ip";q=200;w=2, "50 inflight per ip";q=50;qu="concurrent-requests", "daily";q=10000;w=86400"#;
+    let answer = client.get("any.test", "/v1/things", "X-Api-Key: 8\r\n");
+    assert_eq!(answer.header("ratelimit-policy"), Some(policy));
+    assert!(answer.header("ratelimit").is_some_and(|now| now.contains("\"daily\";r=9999;t=9")), "{answer:?}");
+    let search = client.get("any.test", "/v1/search", "X-Api-Key: 8\r\n");
+    assert!(search.header("ratelimit").is_some_and(|now| now.contains("\"daily\";r=9998;t=")), "{search:?}");
+    assert!(search.header("ratelimit").is_some_and(|now| now.contains("\"search\";r=5;t=5")), "{search:?}");
+    let mut login = || client.ask("POST /login HTTP/1.1\r\nHost: any.test\r\nContent-Length: 0\r\n\r\n");
+    for n in 0..10 {
+        assert_eq!(login().status, 200, "{n}");
+    }
+    let refused = login();
+    refused.assert_problem(429);
+    assert!(refused.header("retry-after").is_some_and(|wait| (1..=12).contains(&wait.parse().expect("seconds"))));
+    let status = client.get("any.test", "/status", "");
+    assert_eq!(status.header("ratelimit-policy"), Some("\"1000/s per ip\";q=1000;w=1"));
 }
 
 #[test]
