@@ -6,14 +6,15 @@
 use crate::destination::Destination;
 use crate::exchange::Exchange;
 use crate::id::Trace;
+use crate::route::Spans;
 use crate::{forwarded, id, listen, path, wire};
 use filters::cx::{Captures, Decision};
 use filters::expr::View;
 use filters::filter::{GO, Reply, Step};
 use filters::head::{RequestHead, header};
 use filters::units::Mode;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
-use http::{HeaderValue, Version};
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CONNECTION, CONTENT_TYPE, HOST, ORIGIN, UPGRADE};
+use http::{HeaderValue, Method, Version};
 use smol_str::SmolStr;
 use std::borrow::Cow;
 
@@ -32,6 +33,7 @@ pub fn admit(head: &mut RequestHead, exchange: &mut Exchange) -> Step {
     find(head, exchange)?;
     upgrade(head, exchange)?;
     exchange.request(head)?;
+    unanswered_preflight(head, exchange)?;
     own(head, exchange)?;
     rewrite(head, exchange)?;
     exchange.times.passed = crate::clock::now();
@@ -73,7 +75,7 @@ fn identify(head: &RequestHead, exchange: &mut Exchange) {
 
 /// The path, canonical once and for all.
 fn target(head: &mut RequestHead, exchange: &mut Exchange) -> Step {
-    let changed = match path::canonical(origin_form(head.raw_path()), &exchange.table.path) {
+    let changed = match path::canonical(head.raw_path(), &exchange.table.path) {
         Ok(canonical) if !canonical.changed() && head.raw_path().starts_with(b"/") => return GO,
         Ok(canonical) => canonical.into_target().into_owned(),
         Err(why) => {
@@ -88,18 +90,6 @@ fn target(head: &mut RequestHead, exchange: &mut Exchange) -> Step {
         Err(_) => {
             refuse(exchange, "normalise", "the target is not valid", Reply::problem(400, "the target is not valid"))
         }
-    }
-}
-
-/// Path and query of a target in absolute form, whose authority the listener has compared with `Host`.
-fn origin_form(target: &[u8]) -> &[u8] {
-    let Some(scheme) = memchr::memmem::find(target, b"://").filter(|_| !target.starts_with(b"/")) else {
-        return target;
-    };
-    let rest = &target[scheme + 3..];
-    match memchr::memchr2(b'/', b'?', rest) {
-        Some(at) if rest[at] == b'/' => &rest[at..],
-        _ => b"/",
     }
 }
 
@@ -145,11 +135,15 @@ fn to_https(head: &RequestHead, host: &str, port: u16) -> Reply {
 /// The route.
 fn find(head: &RequestHead, exchange: &mut Exchange) -> Step {
     let (table, host) = (exchange.table.clone(), exchange.cx.host.clone());
-    let found = table.matcher.find(&head.method, &host, head.uri.path(), |n, spans| {
+    let mut when = |n: usize, spans: &Spans| {
         let route = &table.routes[n];
         exchange.cx.captures = Captures { names: route.captures.clone(), spans: spans.clone() };
         route.when.as_ref().is_none_or(|when| when.test(&View { head, cx: &exchange.cx }))
-    });
+    };
+    let mut found = table.matcher.find(&head.method, &host, head.uri.path(), &mut when);
+    if let (Err(_), Some(method)) = (&found, preflight(head)) {
+        found = table.matcher.find(&method, &host, head.uri.path(), &mut when);
+    }
     match found {
         Ok(found) => {
             exchange.cx.captures =
@@ -171,6 +165,25 @@ fn find(head: &RequestHead, exchange: &mut Exchange) -> Step {
             exchange.cx.refuse(Mode::Enforce, rule, detail, || reply)
         }
     }
+}
+
+/// The method that a CORS preflight asks about (Fetch, section 3.2.2).
+fn preflight(head: &RequestHead) -> Option<Method> {
+    let asks = head.method == Method::OPTIONS && head.headers.contains_key(ORIGIN);
+    header(&head.headers, ACCESS_CONTROL_REQUEST_METHOD.as_str()).filter(|_| asks)?.parse().ok()
+}
+
+/// A preflight may take the route of the request that it announces, for `cors` to answer. What `cors` did not answer
+/// goes no further than any other method that the route does not take.
+fn unanswered_preflight(head: &RequestHead, exchange: &mut Exchange) -> Step {
+    let takes = |n: usize| {
+        let methods = exchange.table.matcher.entries()[n].pattern.methods();
+        methods.is_empty() || methods.contains(&head.method)
+    };
+    if preflight(head).is_none() || exchange.route.is_none_or(takes) {
+        return GO;
+    }
+    refuse(exchange, "route", "no route takes this method", Reply::problem(405, "the method is not served here"))
 }
 
 /// WebSocket only where the route allows it. Any other upgrade is not ours to make and is left out of what is forwarded.
