@@ -74,6 +74,8 @@ pub fn build(
     for route in loaded.conf.route.values_mut() {
         route.policy.size.get_or_insert_default().body.get_or_insert(body);
     }
+    let base = loaded.base().to_owned();
+    loaded.conf.service.values_mut().for_each(|service| service.value.settle(&base));
     let built = parts(&loaded, keep, metrics, &mut faults);
     match built {
         Some((matcher, routes, pools, listeners)) if faults.is_empty() => {

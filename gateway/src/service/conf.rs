@@ -12,6 +12,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_spanned::Spanned;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 /// A group of endpoints that answer alike.
@@ -68,6 +69,15 @@ fn one_minute() -> Span {
 }
 
 impl Conf {
+    /// Files that are named relatively are seen from `base`, the folder of the configuration.
+    pub fn settle(&mut self, base: &Path) {
+        let Some(tls) = &mut self.tls.0 else { return };
+        for file in [&mut tls.ca, &mut tls.cert, &mut tls.key].into_iter().flatten() {
+            let path = base.join(file.get_ref());
+            *file.get_mut() = path.to_string_lossy().into_owned();
+        }
+    }
+
     /// The service behind a route's bare address: `to = "127.0.0.1:3000"`.
     pub fn single(target: Spanned<Target>) -> Conf {
         Conf {

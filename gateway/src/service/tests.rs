@@ -310,3 +310,12 @@ fn certificates_and_keys_must_be_there_and_match() {
     assert_ne!(group(&tls("a.pem", "a.pem", "a.key")), group(&tls("b.pem", "a.pem", "a.key")), "another CA");
     std::fs::remove_dir_all(&dir).expect("it is there");
 }
+
+#[test]
+fn relative_files_are_seen_from_the_configuration() {
+    let mut conf = conf("to = \"h:1\"\ntls = { ca = \"tls/ca.pem\", cert = \"/etc/a.pem\", key = \"a.key\" }");
+    conf.settle(std::path::Path::new("/srv/edge"));
+    let tls = conf.tls.0.expect("it is on");
+    let files = [tls.ca, tls.cert, tls.key].map(|file| file.expect("it is named").into_inner());
+    assert_eq!(files, ["/srv/edge/tls/ca.pem", "/etc/a.pem", "/srv/edge/a.key"]);
+}
