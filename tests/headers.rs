@@ -30,7 +30,7 @@ fn the_authority_of_http2_becomes_the_host() {
     assert_eq!(H2::plain(gateway.at("h2c")).get("http://shop.test:8080/x").status, 200);
     let seen = origin.only();
     assert_eq!(seen.head.all("host"), ["shop.test:8080"]);
-    assert_eq!(seen.header("x-forwarded-host"), Some("shop.test"));
+    assert_eq!(seen.header("x-forwarded-host"), Some("shop.test:8080"));
     assert_eq!(seen.head.first, "GET /x HTTP/1.1");
 }
 
