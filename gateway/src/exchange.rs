@@ -17,7 +17,7 @@ use filters::cx::Cx;
 use filters::filter::{Reply, Step};
 use filters::head::{RequestHead, ResponseHead};
 use filters::pipeline::Run;
-use http::{HeaderMap, Method, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 use smol_str::SmolStr;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -43,6 +43,8 @@ pub struct Exchange {
     pub trusted: bool,
     /// The W3C trace context that goes upstream.
     pub trace: Option<Trace>,
+    /// The host as the client sent it, before anything changed it.
+    pub host: Option<HeaderValue>,
     /// The client asked for an upgrade that the route allows.
     pub upgrade: bool,
     pub upstream: Upstream,
@@ -112,6 +114,7 @@ impl Exchange {
             peer,
             trusted: false,
             trace: None,
+            host: None,
             upgrade: false,
             upstream: Upstream::default(),
             times: Times { start, due: u64::MAX, ..Times::default() },

@@ -78,10 +78,18 @@ const OURS: [&str; 9] = [
     "tracestate",
 ];
 
-/// Writes the forwarding headers of an upstream request: `peer` is the socket's address, the rest is in `cx`.
+/// Writes the forwarding headers of an upstream request: `asked` is the client's host, `peer` the socket's address, the
+/// rest is in `cx`.
 /// From a trusted peer the chain is continued, from any other it begins here. On the path of every request: the
 /// values are put together in one buffer, and only what is there is removed.
-pub fn write(head: &mut RequestHead, cx: &Cx, peer: IpAddr, trusted: bool, trace: &Trace) -> pingora::Result<()> {
+pub fn write(
+    head: &mut RequestHead,
+    cx: &Cx,
+    asked: Option<&HeaderValue>,
+    peer: IpAddr,
+    trusted: bool,
+    trace: &Trace,
+) -> pingora::Result<()> {
     let mut text: SmallVec<[u8; 256]> = SmallVec::new();
     if trusted {
         chain(head, "x-forwarded-for", &mut text);
@@ -94,9 +102,10 @@ pub fn write(head: &mut RequestHead, cx: &Cx, peer: IpAddr, trusted: bool, trace
     }
     forwarded(&mut text, cx, peer);
     let forwarded = HeaderValue::from_bytes(&text);
+    let or_empty = |value: Result<HeaderValue, _>| value.unwrap_or_else(|_| HeaderValue::from_static(""));
     let asked = match trusted.then(|| head.headers.get("x-forwarded-host")).flatten() {
         Some(host) => host.clone(),
-        None => host(head, cx),
+        None => asked.cloned().unwrap_or_else(|| or_empty(HeaderValue::from_str(&cx.host))),
     };
     let adopted = matches!(trace, Trace::Adopted(_));
     let present = head.headers.keys().filter_map(|name| OURS.into_iter().find(|ours| *ours == name.as_str()));
@@ -105,7 +114,6 @@ pub fn write(head: &mut RequestHead, cx: &Cx, peer: IpAddr, trusted: bool, trace
         head.remove_header(name);
     }
     let proto = if cx.secure { "https" } else { "http" };
-    let or_empty = |value: Result<HeaderValue, _>| value.unwrap_or_else(|_| HeaderValue::from_static(""));
     head.insert_header("X-Forwarded-For", or_empty(hops))?;
     head.insert_header("X-Forwarded-Proto", HeaderValue::from_static(proto))?;
     head.insert_header("X-Forwarded-Host", asked)?;
@@ -117,15 +125,10 @@ pub fn write(head: &mut RequestHead, cx: &Cx, peer: IpAddr, trusted: bool, trace
     Ok(())
 }
 
-/// The host as the client wrote it, with its port.
-fn host(head: &RequestHead, cx: &Cx) -> HeaderValue {
-    match (head.headers.get(HOST), head.uri.authority()) {
-        (Some(host), _) => host.clone(),
-        (None, Some(authority)) => {
-            HeaderValue::from_str(authority.as_str()).unwrap_or_else(|_| HeaderValue::from_static(""))
-        }
-        (None, None) => HeaderValue::from_str(&cx.host).unwrap_or_else(|_| HeaderValue::from_static("")),
-    }
+/// The host as the client wrote it, with its port: to be looked at before anything changes it.
+pub fn asked(head: &RequestHead) -> Option<HeaderValue> {
+    let authority = || HeaderValue::from_str(head.uri.authority()?.as_str()).ok();
+    head.headers.get(HOST).cloned().or_else(authority)
 }
 
 /// One element of `Forwarded` (RFC 7239, section 4: what is no token must be quoted).
@@ -229,13 +232,13 @@ mod tests {
         let parent = Trace::new("abc");
         let spoofed = [("x-forwarded-for", "6.6.6.6"), ("forwarded", "for=6.6.6.6"), ("x-real-ip", "6.6.6.6")];
         let mut stranger = head(&spoofed);
-        write(&mut stranger, &cx, ip("9.9.9.9"), false, &parent).expect("written");
+        write(&mut stranger, &cx, None, ip("9.9.9.9"), false, &parent).expect("written");
         assert_eq!(header(&stranger.headers, "x-forwarded-for"), Some("9.9.9.9"));
         assert_eq!(header(&stranger.headers, "forwarded"), Some("for=9.9.9.9;proto=http;host=\"example.com\""));
         assert_eq!(header(&stranger.headers, "x-real-ip"), None);
         assert!(header(&stranger.headers, "traceparent").is_some_and(|sent| sent.contains(parent.id())));
         let mut friend = head(&spoofed);
-        write(&mut friend, &cx, ip("10.0.0.1"), true, &parent).expect("written");
+        write(&mut friend, &cx, None, ip("10.0.0.1"), true, &parent).expect("written");
         assert_eq!(header(&friend.headers, "x-forwarded-for"), Some("6.6.6.6, 10.0.0.1"));
         assert_eq!(
             header(&friend.headers, "forwarded"),

@@ -51,6 +51,7 @@ impl ProxyHttp for Gateway {
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Box<Exchange>) -> Result<bool> {
         limits(session, exchange);
+        exchange.host = forwarded::asked(session.req_header());
         match ingress::admit(session.req_header_mut(), exchange) {
             ControlFlow::Continue(()) => wire::go_on(session).await.map(|()| false),
             ControlFlow::Break(reply) => wire::reply(session, exchange, *reply).await.map(|()| true),
@@ -95,7 +96,7 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         let trailers = exchange.cx.grpc && head.version == Version::HTTP_2;
         if let Some(trace) = &exchange.trace {
-            forwarded::write(head, &exchange.cx, exchange.peer, exchange.trusted, trace)?;
+            forwarded::write(head, &exchange.cx, exchange.host.as_ref(), exchange.peer, exchange.trusted, trace)?;
         }
         if trailers {
             // Pingora strips it for HTTP/1 clients; a gRPC server insists on it.
