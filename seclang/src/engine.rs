@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::link::{Options, Program};
 use crate::parse::EngineMode;
+use crate::plan::Plan;
 use crate::state::{State, Value};
 use crate::verdict::{SCORE_NAMES, Scores};
 
@@ -44,7 +45,7 @@ impl Settings {
 pub struct Engine {
     pub program: Arc<Program>,
     pub options: Options,
-    pub plain: bool,
+    pub(crate) plan: Option<Plan>,
     initial: Vec<Value>,
     pinned: Vec<bool>,
     scores: [Option<u32>; 12],
@@ -66,7 +67,19 @@ impl Engine {
         options.request_body_limit = settings.request_body_limit.unwrap_or(options.request_body_limit);
         options.response_body = settings.response_body.unwrap_or(options.response_body);
         let scores = SCORE_NAMES.map(|names| names.iter().find_map(|n| program.names.find(n.as_bytes())));
-        Engine { program, options, plain: settings.plain, initial, pinned, scores }
+        let mut engine = Engine { program, options, plan: None, initial, pinned, scores };
+        engine.plan = (!settings.plain).then(|| Plan::new(&engine));
+        engine
+    }
+
+    /// The fast plan in lines: what it looks for under each alphabet.
+    pub fn describe_plan(&self) -> Vec<String> {
+        self.plan.as_ref().map(Plan::describe).unwrap_or_default()
+    }
+
+    /// Bytes that the fast plan's automata take.
+    pub fn plan_memory(&self) -> usize {
+        self.plan.as_ref().map_or(0, Plan::memory)
     }
 
     pub fn is_pinned(&self, slot: u32) -> bool {

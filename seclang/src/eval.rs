@@ -39,22 +39,27 @@ pub struct Eval<'a> {
 impl Eval<'_> {
     /// Runs a whole rule. The match, if all links of the chain match.
     pub fn rule(&mut self, index: u32, rule: &Rule) -> Option<Match> {
-        self.rule_on(index, rule, None)
+        self.rule_among(index, rule, |_| {})
     }
 
-    /// The same with the items of the first link already chosen.
-    pub fn rule_on(&mut self, index: u32, rule: &Rule, first: Option<&[Item]>) -> Option<Match> {
+    /// The same, with the values of the first link cut down by `keep`.
+    pub fn rule_among(&mut self, index: u32, rule: &Rule, keep: impl FnOnce(&mut Vec<Item>)) -> Option<Match> {
         self.state.matched.clear();
-        for (i, link) in rule.links.iter().enumerate() {
-            let chosen = if i == 0 { first } else { None };
-            if !self.link(index, rule, link, chosen) {
-                return None;
-            }
+        let (first, rest) = rule.links.split_first()?;
+        if !self.link(index, rule, first, keep) || !rest.iter().all(|link| self.link(index, rule, link, |_| {})) {
+            return None;
         }
         Some(self.report(index, rule))
     }
 
-    fn link(&mut self, index: u32, rule: &Rule, link: &Link, chosen: Option<&[Item]>) -> bool {
+    /// Only what a rule does, for one that is known to match.
+    pub fn effects_of(&mut self, rule: &Rule) {
+        for link in &rule.links {
+            self.effects(rule, link);
+        }
+    }
+
+    fn link(&mut self, index: u32, rule: &Rule, link: &Link, keep: impl FnOnce(&mut Vec<Item>)) -> bool {
         if link.targets.is_empty() {
             self.effects(rule, link);
             return true;
@@ -67,10 +72,8 @@ impl Eval<'_> {
         let mut items = std::mem::take(&mut self.scratch.items);
         items.clear();
         self.scratch.own.clear();
-        match chosen {
-            Some(chosen) => items.extend_from_slice(chosen),
-            None => link.targets.iter().for_each(|look| self.gather(look, &mut items)),
-        }
+        link.targets.iter().for_each(|look| self.gather(look, &mut items));
+        keep(&mut items);
         self.state.matched.clear();
         let own = std::mem::take(&mut self.scratch.own);
         let mut matched = false;
@@ -320,7 +323,6 @@ impl Eval<'_> {
             message,
             data,
             parts: self.state.matched.iter().take(shown).map(part).collect(),
-            logged: rule.log,
             disruptive: is_disruptive(rule),
             index,
         }

@@ -19,13 +19,16 @@
 #![forbid(unsafe_code)]
 
 mod body;
+pub mod builtin;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod engine;
 mod eval;
+mod exec;
 mod link;
 mod operators;
 mod parse;
+mod plan;
 mod slow;
 mod state;
 mod store;

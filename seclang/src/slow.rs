@@ -6,10 +6,20 @@ use crate::link::Rule;
 use crate::verdict::Match;
 
 /// Runs one phase. `found` gets each match and says whether to go on.
-pub fn run(eval: &mut Eval<'_>, phase: usize, mut found: impl FnMut(&mut Eval<'_>, &Rule, Match) -> Flow) {
+pub fn run(eval: &mut Eval<'_>, phase: usize, found: impl FnMut(&mut Eval<'_>, &Rule, Match) -> Flow) {
+    run_from(eval, phase, 0, found);
+}
+
+/// The same from a position in the phase on.
+pub fn run_from(
+    eval: &mut Eval<'_>,
+    phase: usize,
+    from: usize,
+    mut found: impl FnMut(&mut Eval<'_>, &Rule, Match) -> Flow,
+) {
     let program = eval.engine.program.clone();
     let list = &program.phases[phase];
-    let mut at = 0;
+    let mut at = from;
     while let Some(&index) = list.get(at) {
         at += 1;
         if !eval.state.removed_rules.is_empty() && eval.state.is_removed(index) {

@@ -113,6 +113,10 @@ impl Store {
         self.single[var as usize].map(|s| self.get(s))
     }
 
+    pub fn span(&self, var: Var) -> Option<Span> {
+        self.single[var as usize]
+    }
+
     pub fn fields(&self, which: Fields) -> &[Field] {
         &self.fields[which as usize]
     }

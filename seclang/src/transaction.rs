@@ -8,8 +8,10 @@ use std::sync::Arc;
 use crate::body;
 use crate::engine::Engine;
 use crate::eval::{Eval, Scratch};
+use crate::exec;
 use crate::link::Rule;
 use crate::parse::{Disruptive, EngineMode, LimitAction};
+use crate::plan::Candidates;
 use crate::slow::{self, Flow};
 use crate::state::State;
 use crate::store::{Fields, Span, Store};
@@ -23,6 +25,9 @@ pub struct Transaction {
     store: Store,
     state: State,
     scratch: Scratch,
+    candidates: Candidates,
+    /// The rest of this message is run without the plan.
+    plain: bool,
     matches: Vec<Match>,
     decision: Decision,
     body: Vec<u8>,
@@ -60,6 +65,8 @@ impl Transaction {
             store: Store::default(),
             state,
             scratch: Scratch::default(),
+            candidates: Candidates::default(),
+            plain: false,
             matches: Vec::new(),
             decision: Decision::Pass,
             body: Vec::new(),
@@ -75,6 +82,8 @@ impl Transaction {
         const KEEP: usize = 64 << 10;
         self.store.clear();
         self.state.reset(self.engine.initial(), self.engine.options.engine);
+        self.candidates.clear();
+        self.plain = false;
         self.matches.clear();
         self.decision = Decision::Pass;
         for buffer in [&mut self.body, &mut self.response] {
@@ -90,6 +99,7 @@ impl Transaction {
     pub fn reset_with(&mut self, engine: &Arc<Engine>) {
         if !Arc::ptr_eq(engine, &self.engine) {
             self.state = State::new(engine.initial(), engine.options.engine);
+            self.candidates = Candidates::default();
             self.engine = engine.clone();
         }
         self.reset();
@@ -266,7 +276,7 @@ impl Transaction {
         &self.decision
     }
 
-    /// All rules that matched, those without `log` too, in the order in which they ran.
+    /// The rules that matched and say `log`, in the order in which they ran.
     pub fn matches(&self) -> &[Match] {
         &self.matches
     }
@@ -286,6 +296,19 @@ impl Transaction {
         self.state.slots[slot as usize].text().map(|t| t.into_owned())
     }
 
+    /// Values scanned and candidates found by the plan, for measurements.
+    pub fn scanned(&self) -> (usize, usize) {
+        (self.candidates.scanned, self.candidates.found)
+    }
+
+    /// The rules that the plan could not rule out, with the number of values each had to look at.
+    pub fn candidates(&self) -> Vec<(u64, usize)> {
+        match &self.engine.plan {
+            Some(plan) => plan.candidates(&self.candidates, &self.engine.program),
+            None => Vec::new(),
+        }
+    }
+
     fn phase(&mut self, phase: usize) {
         let logging = phase == 4;
         if self.state.mode == EngineMode::Off || (self.decision.stops() && !logging) {
@@ -297,10 +320,19 @@ impl Transaction {
         let engine = self.engine.clone();
         let mut eval = Eval { engine: &engine, store: &self.store, state: &mut self.state, scratch: &mut self.scratch };
         let (matches, decision, allowed) = (&mut self.matches, &mut self.decision, &mut self.allowed);
-        slow::run(&mut eval, phase, |eval, rule, hit| {
-            matches.push(hit);
+        let found = |eval: &mut Eval<'_>, rule: &Rule, hit: Match| {
+            // Rules that do not log are bookkeeping, and the plan leaves most of them out.
+            if rule.log {
+                matches.push(hit);
+            }
             decide(eval.state.mode, rule, decision, allowed)
-        });
+        };
+        match &engine.plan {
+            Some(plan) if !self.plain => {
+                self.plain = exec::run(&mut eval, plan, &mut self.candidates, phase, found);
+            }
+            _ => slow::run(&mut eval, phase, found),
+        }
     }
 }
 

@@ -120,6 +120,14 @@ impl Transform {
         match self {
             Transform::Length | Transform::Md5 | Transform::Sha1 | Transform::HexEncode | Transform::HexDecode => true,
             Transform::Base64Decode | Transform::Base64DecodeExt | Transform::Base64Encode => !input.is_empty(),
+            Transform::CssDecode | Transform::EscapeSeqDecode | Transform::JsDecode => {
+                memchr::memchr(b'\\', input).is_some()
+            }
+            Transform::HtmlEntityDecode => memchr::memchr(b'&', input).is_some(),
+            Transform::UrlDecode | Transform::UrlDecodeUni => memchr::memchr2(b'%', b'+', input).is_some(),
+            Transform::RemoveNulls | Transform::ReplaceNulls => memchr::memchr(0, input).is_some(),
+            Transform::Utf8ToUnicode => !input.is_ascii(),
+            Transform::Lowercase => input.iter().any(u8::is_ascii_uppercase),
             _ => {
                 let trigger = self.trigger();
                 input.iter().any(|b| trigger.contains(*b))
@@ -129,6 +137,19 @@ impl Transform {
 
     /// The bytes without any of which this transformation is the identity.
     pub fn trigger(self) -> ByteSet {
+        const UPPER: ByteSet = ByteSet::of(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ");
+        const LOWER: ByteSet = ByteSet::of(b"abcdefghijklmnopqrstuvwxyz");
+        const SPACE: ByteSet = ByteSet::of(b" \t\r\n\x0b\x0c\xa0");
+        const SHELL: ByteSet = UPPER.union(ByteSet::of(b"\\\"'^,; \t\r\n/("));
+        const ESCAPE: ByteSet = ByteSet::of(b"\\");
+        const ENTITY: ByteSet = ByteSet::of(b"&");
+        const PATH: ByteSet = ByteSet::of(b"/");
+        const PATH_WIN: ByteSet = ByteSet::of(b"/\\");
+        const COMMENT: ByteSet = ByteSet::of(b"/-#<*");
+        const NUL: ByteSet = ByteSet::of(b"\0");
+        const HEX: ByteSet = ByteSet::of(b"xX");
+        const PERCENT: ByteSet = ByteSet::of(b"%+");
+        const PLAIN: ByteSet = UPPER.union(LOWER).union(ByteSet::of(b"0123456789*"));
         match self {
             Transform::Base64Decode
             | Transform::Base64DecodeExt
@@ -138,26 +159,24 @@ impl Transform {
             | Transform::Length
             | Transform::Md5
             | Transform::Sha1 => ByteSet::ALL,
-            Transform::Lowercase => ByteSet::of(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
-            Transform::Uppercase => ByteSet::of(b"abcdefghijklmnopqrstuvwxyz"),
-            Transform::CmdLine => ByteSet::of(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ\\\"'^,; \t\r\n\x0b\x0c/("),
+            Transform::Lowercase => UPPER,
+            Transform::Uppercase => LOWER,
+            Transform::CmdLine => SHELL,
             Transform::CompressWhitespace
             | Transform::RemoveWhitespace
             | Transform::Trim
             | Transform::TrimLeft
-            | Transform::TrimRight => ByteSet::of(b" \t\r\n\x0b\x0c\xa0"),
-            Transform::CssDecode | Transform::EscapeSeqDecode | Transform::JsDecode => ByteSet::of(b"\\"),
-            Transform::HtmlEntityDecode => ByteSet::of(b"&"),
-            Transform::NormalizePath => ByteSet::of(b"/"),
-            Transform::NormalizePathWin => ByteSet::of(b"/\\"),
-            Transform::RemoveComments | Transform::RemoveCommentsChar => ByteSet::of(b"/-#<*"),
-            Transform::ReplaceComments => ByteSet::of(b"/*"),
-            Transform::RemoveNulls | Transform::ReplaceNulls => ByteSet::of(b"\0"),
-            Transform::SqlHexDecode => ByteSet::of(b"xX"),
-            Transform::UrlDecode | Transform::UrlDecodeUni => ByteSet::of(b"%+"),
-            Transform::UrlEncode => {
-                ByteSet::of(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789*").not()
-            }
+            | Transform::TrimRight => SPACE,
+            Transform::CssDecode | Transform::EscapeSeqDecode | Transform::JsDecode => ESCAPE,
+            Transform::HtmlEntityDecode => ENTITY,
+            Transform::NormalizePath => PATH,
+            Transform::NormalizePathWin => PATH_WIN,
+            Transform::RemoveComments | Transform::RemoveCommentsChar => COMMENT,
+            Transform::ReplaceComments => PATH,
+            Transform::RemoveNulls | Transform::ReplaceNulls => NUL,
+            Transform::SqlHexDecode => HEX,
+            Transform::UrlDecode | Transform::UrlDecodeUni => PERCENT,
+            Transform::UrlEncode => PLAIN.not(),
             Transform::Utf8ToUnicode => ByteSet::HIGH,
         }
     }

@@ -117,6 +117,11 @@ vars! {
 /// How many variables there are.
 pub const COUNT: usize = TABLE.len();
 
+/// The variable of a number below `COUNT`.
+pub fn from_index(index: usize) -> Var {
+    TABLE[index].0
+}
+
 impl Var {
     pub fn parse(name: &str) -> Option<Var> {
         TABLE.iter().find(|(_, n, _)| n.eq_ignore_ascii_case(name)).map(|(v, _, _)| *v)

@@ -13,8 +13,6 @@ pub struct Match {
     pub data: String,
     /// Where it matched and what, shortened.
     pub parts: Vec<Part>,
-    /// Whether the rule says `log`.
-    pub logged: bool,
     /// Whether the rule would stop the request by itself.
     pub disruptive: bool,
     /// The rule's index in its program: tags and place are there.

@@ -5,6 +5,7 @@
 //! imitated here (`http`, `backend`), as far as the tests can see them.
 
 mod backend;
+pub mod corpus;
 mod http;
 mod suite;
 mod yaml;
@@ -206,7 +207,7 @@ pub fn log(tx: &Transaction) -> String {
     if let Some(error) = tx.body_error() {
         out.push_str(&format!("[msg \"{}\"]\n", String::from_utf8_lossy(error)));
     }
-    for hit in tx.matches().iter().filter(|m| m.logged) {
+    for hit in tx.matches() {
         let parts: Vec<String> = hit.parts.iter().map(|p| format!("{} at {}", p.value, p.name)).collect();
         out.push_str(&format!(
             "Matched {} [id \"{}\"] [msg \"{}\"] [data \"{}\"]\n",
@@ -217,6 +218,25 @@ pub fn log(tx: &Transaction) -> String {
         ));
     }
     out
+}
+
+/// What an engine makes of a request, in all that a user can see. Two executors must agree on it to the byte.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seen {
+    pub decision: Decision,
+    pub scores: crate::Scores,
+    pub matches: Vec<(u64, String, String, Vec<crate::Part>)>,
+}
+
+/// Runs a request and the imitated response.
+pub fn see(tx: &mut Transaction, request: &Request) -> Seen {
+    exchange(tx, request);
+    let matches = tx.matches().iter();
+    Seen {
+        decision: tx.decision().clone(),
+        scores: tx.scores(),
+        matches: matches.map(|m| (m.rule, m.message.clone(), m.data.clone(), m.parts.clone())).collect(),
+    }
 }
 
 /// Every request of the suite that a server would accept, for measurements and comparisons.

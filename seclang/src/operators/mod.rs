@@ -7,6 +7,7 @@ mod backtrack;
 mod encoding;
 mod ip;
 pub mod pcre;
+mod sqli;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use smallvec::SmallVec;
@@ -128,7 +129,7 @@ impl Operator {
             Operator::UrlEncoding => !encoding::valid_url(value),
             Operator::Utf8Encoding => !encoding::valid_utf8(value),
             Operator::Ip(set) => std::str::from_utf8(value).is_ok_and(|text| set.holds(text)),
-            Operator::Sqli => detect_sqli(value, captures),
+            Operator::Sqli => sqli::detect(value, captures),
             Operator::Xss => might_be_xss(value) && libinjectionrs::detect_xss(value).is_injection(),
         }
     }
@@ -276,27 +277,6 @@ impl Phrases {
         }
         true
     }
-}
-
-/// The fingerprint becomes `TX:0`.
-fn detect_sqli(value: &[u8], captures: Option<&mut Captures>) -> bool {
-    if !might_be_sqli(value) {
-        return false;
-    }
-    let result = libinjectionrs::detect_sqli(value);
-    if !result.is_injection() {
-        return false;
-    }
-    if let Some(out) = captures {
-        let print = result.fingerprint.map(|f| f.to_string()).unwrap_or_default();
-        out.push((0, print.into_bytes()));
-    }
-    true
-}
-
-/// A value of word characters alone is one token, and no fingerprint of one word is an injection.
-pub fn might_be_sqli(value: &[u8]) -> bool {
-    !value.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_')
 }
 
 /// Every finding needs a tag, or one of the characters that leave an attribute value: all of `<`, quotes, a backtick,
