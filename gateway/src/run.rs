@@ -17,6 +17,7 @@ use filters::cx::Decision;
 use filters::units::Mode;
 use pingora::server::configuration::ServerConf;
 use pingora_runtime::NoStealRuntime;
+use smol_str::SmolStr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -176,7 +177,8 @@ async fn reload(house: &Arc<House>, reloader: &Arc<Reloader>) {
 struct Heads(Arc<House>);
 
 impl Journal for Heads {
-    fn refused(&self, conn: &Conn, refusal: &Refusal, line: &[u8]) {
+    fn refused(&self, conn: &Conn, refusal: &Refusal, line: &[u8]) -> SmolStr {
+        let id = crate::id::request();
         let mut words = line.split(|b| *b == b' ');
         let method = words.next().and_then(|m| std::str::from_utf8(m).ok()).unwrap_or_default();
         let decision =
@@ -185,7 +187,7 @@ impl Journal for Heads {
         self.0.unrouted.done(None, refusal.status, 0, 0, 0);
         self.0.log.write(&Record {
             wall: clock::wall(),
-            id: &crate::id::request(),
+            id: &id,
             client: Some(conn.client),
             peer: conn.peer,
             listener: &conn.listener,
@@ -197,5 +199,6 @@ impl Journal for Heads {
             error: "bad_request",
             ..Record::default()
         });
+        id
     }
 }

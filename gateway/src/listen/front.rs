@@ -19,6 +19,7 @@ use pingora::protocols::http::v2::server::{
 };
 use pingora::protocols::tls::ALPN;
 use pingora::protocols::{Digest, GetSocketDigest, SocketDigest, Ssl};
+use smol_str::SmolStr;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
@@ -32,7 +33,8 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 /// Is told of what never became a request.
 pub trait Journal: Send + Sync {
     /// A head was refused; `line` is what was sent of its first line, at most [`LINE`] bytes, unchecked.
-    fn refused(&self, conn: &Conn, refusal: &Refusal, line: &[u8]);
+    /// The answer is the id under which it is remembered, for the client to name.
+    fn refused(&self, conn: &Conn, refusal: &Refusal, line: &[u8]) -> SmolStr;
 }
 
 /// As much of a refused request's first line is shown to the journal.
@@ -217,8 +219,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Front<A> {
                 Err(End::Refused(refusal)) => {
                     let line = &buf[..buf.len().min(LINE)];
                     let end = memchr::memchr2(b'\r', b'\n', line).unwrap_or(line.len());
-                    self.journal.refused(&conn, &refusal, &line[..end]);
-                    return Box::pin(refuse(&mut link, &refusal)).await;
+                    let id = self.journal.refused(&conn, &refusal, &line[..end]);
+                    return Box::pin(refuse(&mut link, &refusal, &id)).await;
                 }
             }
             let mut session = ServerSession::new_http1(link);
@@ -445,10 +447,10 @@ async fn close(link: &mut Link) {
 }
 
 /// Answers, and takes in what the client still sends, for else it might see a reset instead of the answer.
-async fn refuse(link: &mut Link, refusal: &Refusal) {
+async fn refuse(link: &mut Link, refusal: &Refusal, id: &str) {
     let _ = timeout(LINGER.0, async {
         link.allow(u64::MAX);
-        link.write_all(answer(refusal).as_bytes()).await?;
+        link.write_all(answer(refusal, id).as_bytes()).await?;
         link.shutdown().await?;
         let (mut sink, mut left) = (BytesMut::new(), LINGER.1);
         while left > 0 {
@@ -463,10 +465,10 @@ async fn refuse(link: &mut Link, refusal: &Refusal) {
     .await;
 }
 
-fn answer(refusal: &Refusal) -> String {
+fn answer(refusal: &Refusal, id: &str) -> String {
     let Refusal { status, reason } = refusal;
     let title = http::StatusCode::from_u16(*status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Refused");
-    let body = format!(r#"{{"type":"about:blank","title":"{title}","status":{status},"detail":"{reason}"}}"#);
+    let body = format!(r#"{{"title":"{title}","status":{status},"detail":"{reason}","request_id":"{id}"}}"#);
     format!(
         "HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
@@ -515,7 +517,7 @@ mod tests {
 
     #[test]
     fn answers_are_complete() {
-        let text = answer(&TOO_SLOW);
+        let text = answer(&TOO_SLOW, "id");
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.contains(&format!("content-length: {}", body.len())));
         assert!(serde_json::from_str::<serde_json::Value>(body).unwrap()["status"] == 408);

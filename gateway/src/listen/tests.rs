@@ -12,6 +12,7 @@ use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use smol_str::SmolStr;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -73,8 +74,9 @@ impl HttpServerApp for Toy {
 struct Log(Mutex<Vec<(u16, String)>>);
 
 impl Journal for Log {
-    fn refused(&self, _: &Conn, refusal: &Refusal, line: &[u8]) {
+    fn refused(&self, _: &Conn, refusal: &Refusal, line: &[u8]) -> SmolStr {
         self.0.lock().push((refusal.status, String::from_utf8_lossy(line).into_owned()));
+        SmolStr::new_static("id")
     }
 }
 
