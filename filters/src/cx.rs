@@ -1,8 +1,9 @@
 //! What two filters, or a filter and the log, share about one request. A field enters here only when two files need it.
 
 use crate::filter::{GO, Reply, Step};
+use crate::identity::Identity;
 use crate::units::Mode;
-use http::Uri;
+use http::{HeaderValue, Uri};
 use smallvec::SmallVec;
 use smol_str::SmolStr;
 use std::borrow::Cow;
@@ -34,6 +35,10 @@ pub struct Cx {
     pub id: SmolStr,
     /// The request is gRPC: refusals must be gRPC statuses.
     pub grpc: bool,
+    /// Who sent it, as far as `auth` could prove it.
+    pub identities: SmallVec<[Arc<Identity>; 1]>,
+    /// How one would prove it, where `auth` was asked and nobody did.
+    pub challenges: Option<Arc<[HeaderValue]>>,
     /// The step that is at work, for the record of its decisions.
     pub step: &'static str,
     pub decisions: SmallVec<[Decision; 1]>,
@@ -98,6 +103,8 @@ impl Cx {
             asked: None,
             id: SmolStr::default(),
             grpc: false,
+            identities: SmallVec::new(),
+            challenges: None,
             step: "",
             decisions: SmallVec::new(),
         }

@@ -259,8 +259,12 @@ impl Put {
 }
 
 impl Name {
-    fn header(&self) -> HeaderName {
+    pub(crate) fn header(&self) -> HeaderName {
         HeaderName::from_bytes(self.0.as_bytes()).expect("a Name is parsed only from a header's name")
+    }
+    /// As it is written.
+    pub(crate) fn written(&self) -> &str {
+        &self.0
     }
 }
 

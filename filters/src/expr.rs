@@ -17,7 +17,8 @@
 //!
 //! Text stands in `'` or `"`; there are no escapes, so a text holds at most one of the two.
 //! Facts: `method path path.NAME host scheme ip query.NAME header.NAME cookie.NAME route tls.sni tls.version cert.cn
-//! cert.san cert.fingerprint time.hour time.weekday time.unix`. Times are UTC, weekdays `mon` to `sun`. A header that
+//! cert.san cert.fingerprint time.hour time.weekday time.unix`, and after `auth` `jwt.CLAIM` (`jwt.realm_access.roles`
+//! looks into tables), `key.id` and `key.LABEL`. Times are UTC, weekdays `mon` to `sun`. A header that
 //! was sent on several lines is one text joined with `, `. `query.NAME` and `path.NAME` are percent-decoded here and
 //! copied as sent by a [`Template`]; `path` stays in its canonical, encoded form.
 
@@ -125,6 +126,13 @@ impl Expr {
         }
     }
 
+    /// Every fact that it looks at.
+    pub fn vars(&self) -> Vec<&Var> {
+        let mut all = vec![];
+        self.node.vars(&mut all);
+        all
+    }
+
     /// As it was written.
     pub fn as_str(&self) -> &str {
         &self.text
@@ -161,6 +169,14 @@ impl Node {
             Node::Test(test) => test.test(view),
         }
     }
+
+    fn vars<'e>(&'e self, all: &mut Vec<&'e Var>) {
+        match self {
+            Node::All(parts) | Node::Any(parts) => parts.iter().for_each(|p| p.vars(all)),
+            Node::Not(part) => part.vars(all),
+            Node::Test(test) => test.vars(all),
+        }
+    }
 }
 
 impl Test {
@@ -182,7 +198,30 @@ impl Test {
     }
 }
 
+impl Test {
+    fn vars<'e>(&'e self, all: &mut Vec<&'e Var>) {
+        match self {
+            Test::Present(var) => all.push(var),
+            Test::In(a, list) => all.extend(std::iter::once(a).chain(list).filter_map(Operand::var)),
+            Test::Within(..) => {}
+            Test::Compare(a, _, b)
+            | Test::Has(a, b)
+            | Test::Contains(a, b)
+            | Test::Starts(a, b)
+            | Test::Ends(a, b) => all.extend([a, b].into_iter().filter_map(Operand::var)),
+            Test::Matches(a, _) => all.extend(a.var()),
+        }
+    }
+}
+
 impl Operand {
+    fn var(&self) -> Option<&Var> {
+        match self {
+            Operand::Var(var) => Some(var),
+            Operand::Text(_) | Operand::Number(_) => None,
+        }
+    }
+
     fn value<'a>(&'a self, view: &View<'a>) -> Value<'a> {
         match self {
             Operand::Var(var) => var.value(view),
@@ -222,6 +261,7 @@ fn equal(a: &Value, b: &Value) -> bool {
         (Value::Ip(ip), Value::Text(t)) | (Value::Text(t), Value::Ip(ip)) => {
             t.parse::<IpAddr>().is_ok_and(|t| t.to_canonical() == *ip)
         }
+        (Value::Bool(b), Value::Text(t)) | (Value::Text(t), Value::Bool(b)) => t == if *b { "true" } else { "false" },
         _ => a == b,
     }
 }

@@ -1,6 +1,7 @@
 //! The trait of a step, and the values it deals in. A filter does no I/O, reads no clock, spawns nothing and cannot see
 //! another filter's scratch: what it knows comes in as arguments, what it wants goes out as a value.
 
+use crate::auth::Sources;
 use crate::cx::Cx;
 use crate::head::{RequestHead, ResponseHead};
 use crate::keep::Keep;
@@ -89,6 +90,8 @@ pub struct BuildCx<'a> {
     pub route: &'a str,
     /// What its pattern captures.
     pub captures: &'a [SmolStr],
+    /// What proves identities.
+    pub sources: &'a Sources,
 }
 
 #[cfg(not(feature = "schema"))]

@@ -10,6 +10,7 @@ mod edit;
 pub mod expr;
 pub mod filter;
 pub mod head;
+pub mod identity;
 pub mod keep;
 pub mod nets;
 pub mod pipeline;
@@ -20,6 +21,8 @@ pub mod short;
 pub mod testing;
 pub mod units;
 
+pub mod allow;
+pub mod auth;
 pub mod compress;
 pub mod cors;
 pub mod ip;
@@ -46,6 +49,10 @@ filters! {
     cors::Cors,
     /// How often a client may ask, and how many requests it may have under way.
     limit::ByAddress,
+    /// Who it must come from: tokens and keys.
+    auth::Auth,
+    /// What must hold of it, whoever sent it.
+    allow::Allow,
     /// How large a request may be.
     size::Size,
     /// Headers of the request to the upstream: set, append, remove.

@@ -101,7 +101,7 @@ mod tests {
         assert_eq!(built.steps().collect::<Vec<_>>(), KINDS.iter().map(|k| k.key).collect::<Vec<_>>());
         assert_eq!(
             built.steps().collect::<Vec<_>>(),
-            ["compress", "response", "ip", "cors", "limit", "size", "request"],
+            ["compress", "response", "ip", "cors", "limit", "auth", "allow", "size", "request"],
             "what the manual says"
         );
     }

@@ -17,6 +17,9 @@
 //! `cn=NAME` (a verified client certificate). Lines that begin with `#` are remarks. The clock starts on Monday
 //! 2024-01-01, 00:00 UTC. Every exchange must claim something, and a refusal must be told.
 
+use crate::auth::jwt::Jwt;
+use crate::auth::keys::{self, Keys};
+use crate::auth::{Source, Sources};
 use crate::cx::{Captures, Cert, Cx, Decision, Tls};
 use crate::filter::{Body, BuildCx, BuildError, Filter, Reply, Step};
 use crate::head::{RequestHead, ResponseHead};
@@ -26,6 +29,7 @@ use crate::units::{ByteSize, Span};
 use crate::{KINDS, Policy};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use serde_spanned::Spanned;
 use smol_str::SmolStr;
 use std::fmt::Write;
 use std::io::Read;
@@ -59,7 +63,8 @@ pub fn faults(conf: &str) -> String {
 pub fn pipeline(conf: &str, captures: &[SmolStr]) -> Result<Pipeline, String> {
     let policy: Policy = toml::from_str(conf).map_err(|e| e.message().to_string())?;
     let keep = Keep::default();
-    let cx = BuildCx { keep: &keep, origin: &|_| "policy.test".into(), route: "test", captures };
+    let sources = sources(&keep);
+    let cx = BuildCx { keep: &keep, origin: &|_| "policy.test".into(), route: "test", captures, sources: &sources };
     let mut wrong: Vec<(&str, BuildError)> = vec![];
     let pipeline = Pipeline::build(&policy, &cx, &mut wrong);
     if wrong.is_empty() {
@@ -71,6 +76,28 @@ pub fn pipeline(conf: &str, captures: &[SmolStr]) -> Result<Pipeline, String> {
     };
     Err(wrong.iter().map(line).collect::<Vec<_>>().join("\n"))
 }
+
+/// Two sources that every test may name: `idp`, tokens of HS256 with [`SECRET`], and `partners`, with the keys `gold-key`
+/// (id `acme`, plan `gold`) and `old-key` (id `old`, expired in 2023).
+pub fn sources(keep: &Keep) -> Sources {
+    let mut sources = Sources::default();
+    let read = |_: &Spanned<String>, _: u64| {
+        let (gold, old) = (keys::line("acme", "gold-key"), keys::line("old", "old-key"));
+        Ok(format!("{gold} plan=gold\n{old} expires=2023-01-01T00:00:00Z").into_bytes())
+    };
+    let idp = format!("secret = \"{SECRET}\"\nissuer = \"https://idp.example.com/\"\naudience = \"api\"\n{IDP}");
+    let idp = toml::from_str(&idp).expect("a constant");
+    let idp = Jwt::build("idp", &idp, &read, keep).unwrap_or_else(|why| panic!("{why:?}"));
+    sources.add("idp", Some(Source::Jwt(Arc::new(idp))));
+    let partners = toml::from_str("file = \"partners\"").expect("a constant");
+    let partners = Keys::build("partners", &partners, &read).unwrap_or_else(|why| panic!("{why:?}"));
+    sources.add("partners", Some(Source::Keys(Arc::new(partners))));
+    sources
+}
+
+/// The secret of the source `idp`.
+pub const SECRET: &str = "a secret of sixty-four bytes, which every HS algorithm may use!!";
+const IDP: &str = "claims = { X-User = \"sub\", X-Roles = \"realm_access.roles\" }";
 
 fn key<F: Filter>() -> &'static str {
     let name = std::any::type_name::<F>().rsplit("::").next().unwrap_or_default();

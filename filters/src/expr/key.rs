@@ -32,7 +32,7 @@ crate::units::written!(Key);
 
 fn is_key(var: &Var) -> bool {
     use Var::*;
-    matches!(var, Ip | Header(_) | Cookie(_) | Capture(_) | Query(_) | CertCn | Route)
+    matches!(var, Ip | Header(_) | Cookie(_) | Capture(_) | Query(_) | CertCn | Route | Claim(_) | Label(_))
 }
 
 impl Key {
@@ -51,8 +51,8 @@ impl Key {
                 return Err(Bad::new(
                     whole,
                     format!(
-                        "`{var}` tells no clients apart, expected ip, header.NAME, cookie.NAME, path.NAME, query.NAME, \
-                         cert.cn or route"
+                        "`{var}` tells no clients apart, expected ip, jwt.CLAIM, key.id, header.NAME, cookie.NAME, path.NAME, \
+                         query.NAME, cert.cn or route"
                     ),
                 ));
             }

@@ -6,6 +6,7 @@
 use crate::cx::Cx;
 use crate::expr::View;
 use crate::head;
+use crate::identity::{Fact, Kind};
 use crate::short::Bad;
 use http::{HeaderName, Uri};
 use smol_str::SmolStr;
@@ -35,6 +36,10 @@ pub enum Var {
     Hour,
     Weekday,
     Unix,
+    /// `jwt.CLAIM`: of the token that `auth` verified.
+    Claim(SmolStr),
+    /// `key.id`, `key.LABEL`: of the API key that `auth` knew.
+    Label(SmolStr),
 }
 
 /// What a fact turned out to be. `Missing` equals nothing and is like nothing.
@@ -67,7 +72,7 @@ const PLAIN: &[(&str, Var)] = &[
 ];
 
 /// Names that take another name after the point.
-const FAMILIES: &[&str] = &["path", "query", "header", "cookie"];
+const FAMILIES: &[&str] = &["path", "query", "header", "cookie", "jwt", "key"];
 
 const WEEKDAYS: &[&str] = &["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 
@@ -88,6 +93,8 @@ impl Var {
             "path" => Var::Capture(name.into()),
             "query" => Var::Query(name.into()),
             "cookie" => Var::Cookie(name.into()),
+            "jwt" => Var::Claim(name.into()),
+            "key" => Var::Label(name.into()),
             _ => Var::Header(
                 HeaderName::from_bytes(name.as_bytes())
                     .map_err(|_| Bad::new(family.len() + 1..text.len(), format!("`{name}` is not a header's name")))?,
@@ -102,6 +109,11 @@ impl Var {
             Var::Scheme => Some(&["http", "https"]),
             _ => None,
         }
+    }
+
+    /// Known only after `auth`.
+    pub fn is_identity(&self) -> bool {
+        matches!(self, Var::Claim(_) | Var::Label(_))
     }
 
     pub(super) fn is_number(&self) -> bool {
@@ -125,6 +137,13 @@ impl Var {
             },
             Var::Hour => Value::Number((cx.wall / 3_600_000 % 24) as f64),
             Var::Unix => Value::Number((cx.wall / 1000) as f64),
+            Var::Claim(_) | Var::Label(_) => match self.fact(cx) {
+                None | Some(Fact::Nothing | Fact::Table(_)) => Value::Missing,
+                Some(Fact::Text(text)) => Value::Text(Cow::Borrowed(text)),
+                Some(Fact::Number(n)) => Value::Number(*n),
+                Some(Fact::Bool(b)) => Value::Bool(*b),
+                Some(Fact::List(all)) => Value::List(all),
+            },
             _ => self.sent(view).map_or(Value::Missing, Value::Text),
         }
     }
@@ -152,8 +171,19 @@ impl Var {
             Var::CertSan => return Some(cert(cx)?.san.join(",").into()),
             Var::Hour => return Some((cx.wall / 3_600_000 % 24).to_string().into()),
             Var::Unix => return Some((cx.wall / 1000).to_string().into()),
+            Var::Claim(_) | Var::Label(_) => return self.fact(cx)?.text(),
         };
         Some(Cow::Borrowed(text))
+    }
+
+    /// What an identity says of it: the first of its kind that says anything.
+    fn fact<'a>(&self, cx: &'a Cx) -> Option<&'a Fact> {
+        let of = |kind| cx.identities.iter().filter(move |identity| identity.kind == kind);
+        match self {
+            Var::Claim(path) => of(Kind::Jwt).find_map(|identity| identity.facts.at(path)),
+            Var::Label(name) => of(Kind::Key).find_map(|identity| identity.facts.get(name)),
+            _ => None,
+        }
     }
 }
 
@@ -191,6 +221,8 @@ impl fmt::Display for Var {
             Var::Query(n) => write!(f, "query.{n}"),
             Var::Header(n) => write!(f, "header.{n}"),
             Var::Cookie(n) => write!(f, "cookie.{n}"),
+            Var::Claim(n) => write!(f, "jwt.{n}"),
+            Var::Label(n) => write!(f, "key.{n}"),
             _ => f.write_str(PLAIN.iter().find(|(_, v)| v == self).expect("every other variable is in the list").0),
         }
     }
