@@ -130,7 +130,7 @@ fn faults_have_their_place() {
         ("headr.x", 0..7, "did you mean `header.x`?"),
         ("hots == 'a'", 0..4, "did you mean `host`?"),
         ("header == 'a'", 0..6, "needs a name"),
-        ("jwt.sub == 'a'", 0..7, "unknown variable `jwt.sub`"),
+        ("token.sub == 'a'", 0..9, "unknown variable `token.sub`"),
         ("header.x == 'a", 12..14, "text without its closing '"),
         ("header.x == 10.0.0.1", 12..20, "text stands in quotes: '10.0.0.1'"),
         ("ip in 'bogus'", 7..12, "an address block such as"),
