@@ -51,7 +51,25 @@ fn certificates(dir: &Dir) -> Authority {
     for authority in ["partners-ca.pem", "internal-ca.pem"] {
         dir.write(&format!("tls/{authority}"), fs::read(&ca.pem).expect("a file"));
     }
+    for (name, file) in [("jwks.json", "jwks.json"), ("staff.pem", "p256.pub.pem")] {
+        dir.write(&format!("auth/{name}"), fs::read(identities().join(file)).expect("a key"));
+    }
+    dir.write("auth/revoked", "jti:stolen\n");
+    dir.write("auth/internal.secret", "a secret of more than thirty-two bytes");
+    dir.write("auth/partners.keys", filters::auth::keys::line("acme", "gold-key") + " plan=gold\n");
     ca
+}
+
+/// Tokens and keys that another implementation made.
+fn identities() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../filters/src/auth/data")
+}
+
+/// One of these tokens, as a header.
+fn bearer(name: &str) -> String {
+    let all = fs::read_to_string(identities().join("tokens.txt")).expect("tokens");
+    let token = all.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')).expect("a token");
+    format!("Authorization: Bearer {token}\r\n")
 }
 
 struct Example {
@@ -98,6 +116,7 @@ fn every_example_is_served_by_a_test_here() {
         "canary.toml",
         "everything.toml",
         "grpc-websocket.toml",
+        "jwt.toml",
         "limits.toml",
         "minimal.toml",
         "tls.toml",
@@ -128,6 +147,33 @@ fn usual() {
     assert_eq!(example.get_tls("app.example.com", "/", "").status, 200);
     assert_eq!(example.get_tls("api.example.com", "/", "").header("location"), Some("https://docs.example.com/"));
     assert_eq!(example.get_tls("api.example.com", "/nothing", "").status, 404);
+}
+
+#[test]
+fn jwt() {
+    let example = example("jwt.toml");
+    let get = |target: &str, headers: &str| example.get("http", "api.example.com", target, headers);
+    let answer = get("/v1/orders/7", &format!("{}X-User: admin\r\nX-Client: admin\r\n", bearer("ES256")));
+    let seen = answer.json();
+    let values = |name: &str| -> Vec<String> {
+        let all = seen["headers"].as_array().expect("headers").iter();
+        all.filter(|h| h[0].as_str().expect("a name").eq_ignore_ascii_case(name)).map(|h| h[1].to_string()).collect()
+    };
+    assert_eq!((answer.status, values("x-user")), (200, vec!["\"alice\"".to_owned()]), "{seen}");
+    assert_eq!((values("authorization"), values("x-client")), (vec![], vec![]), "{seen}");
+    let answer = get("/v1/orders/7", "X-API-Key: gold-key\r\n");
+    assert!(answer.text().contains("acme") && !answer.text().contains("gold-key"), "{answer:?}");
+    let answer = get("/v1/orders/7", "");
+    assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Bearer realm=\"idp\"")), "{answer:?}");
+    for wrong in ["HS256", "confusion", "RS256-evil", "RS256-jwk", "ES256K"] {
+        assert_eq!(get("/v1/orders/7", &bearer(wrong)).status, 401, "{wrong}");
+    }
+    assert_eq!(get("/v1/users/bob", &bearer("RS256-kid")).status, 200, "an administrator");
+    assert_eq!(example.get("http", "shop.example.com", "/", "").status, 200);
+    assert_eq!(example.get("http", "shop.example.com", "/", "Authorization: Bearer x\r\n").status, 401);
+    let record = example.gateway.record("a refusal", |r| r["status"] == 401);
+    assert!(record.to_string().contains("auth"), "{record}");
+    assert!(!example.gateway.records().iter().any(|r| r.to_string().contains("gold-key")), "no credential is logged");
 }
 
 #[test]
@@ -219,6 +265,8 @@ fn everything() {
     assert_eq!(moved.get("old.example.com", "/a/b", "").header("location"), Some("https://old.example.com/new/a/b"));
     let teapot = moved.get("x.test", "/teapot", "");
     assert_eq!((teapot.status, teapot.text()), (418, "short and stout\n"));
+    assert_eq!(client.get("api.example.com", "/v1/orders/1", "").status, 401);
+    assert!(matches!(client.get("api.example.com", "/v1/orders/1", &bearer("ES256")).status, 200 | 502));
     let legacy = moved.get("x.test", "/api/v1/things?q=1", "");
     assert_eq!(legacy.json()["target"], "/internal/v1/things?q=1");
 }

@@ -163,7 +163,9 @@ impl Filter for Auth {
             return Ok(None);
         }
         let names = match (&conf.any[..], &conf.all[..]) {
-            ([], []) => return Err(BuildError::new("no source, expected a name, or `any` or `all` with a list of names")),
+            ([], []) => {
+                return Err(BuildError::new("no source, expected a name, or `any` or `all` with a list of names"));
+            }
             (_, []) => &conf.any,
             ([], _) => &conf.all,
             _ => return Err(BuildError::new("`any` beside `all`, expected one of them")),

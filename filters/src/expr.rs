@@ -204,11 +204,9 @@ impl Test {
             Test::Present(var) => all.push(var),
             Test::In(a, list) => all.extend(std::iter::once(a).chain(list).filter_map(Operand::var)),
             Test::Within(..) => {}
-            Test::Compare(a, _, b)
-            | Test::Has(a, b)
-            | Test::Contains(a, b)
-            | Test::Starts(a, b)
-            | Test::Ends(a, b) => all.extend([a, b].into_iter().filter_map(Operand::var)),
+            Test::Compare(a, _, b) | Test::Has(a, b) | Test::Contains(a, b) | Test::Starts(a, b) | Test::Ends(a, b) => {
+                all.extend([a, b].into_iter().filter_map(Operand::var))
+            }
             Test::Matches(a, _) => all.extend(a.var()),
         }
     }

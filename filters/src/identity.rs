@@ -191,7 +191,8 @@ mod tests {
 
     #[test]
     fn a_name_that_stands_twice_is_refused_at_every_depth() {
-        for json in [r#"{"a":1,"a":1}"#, r#"{"a":{"b":1,"b":2}}"#, r#"{"a":[{"b":1,"b":2}]}"#, r#"{"a":1,"\u0061":2}"#] {
+        for json in [r#"{"a":1,"a":1}"#, r#"{"a":{"b":1,"b":2}}"#, r#"{"a":[{"b":1,"b":2}]}"#, r#"{"a":1,"\u0061":2}"#]
+        {
             assert!(serde_json::from_str::<Facts>(json).is_err(), "{json}");
         }
         let many: Vec<_> = (0..300).map(|n| format!("\"{n}\":0")).collect();

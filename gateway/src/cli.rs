@@ -56,6 +56,11 @@ enum Command {
         #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", requires = "request")]
         ip: std::net::IpAddr,
     },
+    /// API keys for `[keys.NAME]`.
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
     /// Print the JSON Schema of the configuration, for editors.
     Schema,
     /// Run a gateway with everything on, in front of example services that it carries itself.
@@ -73,6 +78,16 @@ enum Command {
     Man,
 }
 
+#[derive(Subcommand)]
+enum KeyCommand {
+    /// Make a key: print it, this once, and the line for the file, which holds only its SHA-256.
+    New {
+        /// Whose key it is, as `key.id`. Default: a random one.
+        #[arg(long)]
+        id: Option<String>,
+    },
+}
+
 /// Runs what was typed.
 pub fn main() -> ExitCode {
     match Cli::parse().command {
@@ -82,6 +97,7 @@ pub fn main() -> ExitCode {
             (_, Some(request)) => shown(explain::request(&file, &request, &headers, ip)),
             (route, None) => shown(explain::settings(&file, route.as_deref())),
         },
+        Command::Key { command: KeyCommand::New { id } } => shown(new_key(id)),
         Command::Schema => shown(Ok(format!("{:#}\n", conf::schema()))),
         Command::Demo { port } => demo::run(port),
         Command::Completions { shell } => {
@@ -158,6 +174,24 @@ Accepts nothing new, lets running requests end for at most the configured time, 
 .SH EXIT STATUS
 0 is success, 1 a configuration or a request that is wrong, 2 a command line that is wrong.
 "#;
+
+/// 256 random bits, recognisable as a key to scanners that look for leaked ones.
+fn new_key(id: Option<String>) -> Result<String, String> {
+    let random = |len: usize| {
+        let mut bytes = vec![0; len];
+        boring::rand::rand_bytes(&mut bytes).map_err(|e| format!("no randomness: {e}"))?;
+        Ok::<_, String>(bytes.iter().fold(String::new(), |hex, b| format!("{hex}{b:02x}")))
+    };
+    let id = match id {
+        Some(id) if !filters::auth::keys::is_word(&id) => {
+            return Err(format!("id {id:?}: expected 1 to 128 printable characters, without : = , and #"));
+        }
+        Some(id) => id,
+        None => random(6)?,
+    };
+    let key = format!("portcullis_{}", random(32)?);
+    Ok(format!("key:  {key}\nline: {}\n", filters::auth::keys::line(&id, &key)))
+}
 
 /// Prints what a command has to say; a closed pipe is no failure.
 fn shown(said: Result<String, String>) -> ExitCode {

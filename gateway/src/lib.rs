@@ -13,6 +13,7 @@ pub mod explain;
 pub mod forwarded;
 pub mod house;
 pub mod id;
+pub mod identities;
 pub mod ingress;
 pub mod listen;
 pub mod log;

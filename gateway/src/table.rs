@@ -6,22 +6,25 @@
 use crate::conf::{Conf, Fault, Faults, Loaded};
 use crate::destination::{Destination, Leg, Services};
 use crate::destination::{redirect::Redirect, reply::Fixed};
+use crate::identities;
 use crate::listen;
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::mirror::Mirror;
 use crate::path::PathPolicy;
 use crate::route::{self, ClashKind, Rewrite, Routes, Target, To};
 use crate::service::{self, Pool, Split};
+use filters::auth::Sources;
 use filters::expr::{Expr, Key};
 use filters::filter::{BuildCx, BuildError};
 use filters::keep::Keep;
 use filters::pipeline::Pipeline;
 use filters::short::Short;
-use filters::units::Cidr;
+use filters::units::{Cidr, Mode};
 use serde_spanned::Spanned;
 use smol_str::SmolStr;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,9 +81,10 @@ pub fn build(
     loaded.conf.service.values_mut().for_each(|service| service.value.settle(&base));
     let built = parts(&loaded, keep, metrics, &mut faults);
     match built {
-        Some((matcher, routes, pools, listeners)) if faults.is_empty() => {
+        Some((matcher, routes, pools, listeners, read)) if faults.is_empty() => {
             let settings = loaded.settings();
-            let Loaded { conf, files, .. } = loaded;
+            let Loaded { conf, mut files, .. } = loaded;
+            files.extend(read);
             let table = Table {
                 generation,
                 since: crate::clock::wall(),
@@ -121,13 +125,14 @@ pub fn examine((loaded, faults): Read) -> Result<Parts, Faults> {
     build((Some(loaded), faults), &Keep::default(), &Metrics::new(1), 0).map(|_| counts)
 }
 
-type Built = (Routes, Vec<Route>, BTreeMap<String, Arc<Pool>>, listen::Built);
+type Built = (Routes, Vec<Route>, BTreeMap<String, Arc<Pool>>, listen::Built, Vec<PathBuf>);
 
 fn parts(loaded: &Loaded, keep: &Keep, metrics: &Metrics, faults: &mut Faults) -> Option<Built> {
     let conf = &loaded.conf;
     let listeners = listeners(loaded, faults);
     let pools = pools(conf, keep, faults);
-    let mut work = Work { conf, keep, metrics, pools, faults };
+    let (sources, files) = identities::build(conf, loaded.base(), keep, faults);
+    let mut work = Work { conf, keep, metrics, pools, sources, faults };
     let (mut entries, mut routes, mut places) = (vec![], vec![], vec![]);
     for (name, route) in conf.route.iter().filter(|(_, r)| r.sound) {
         if let Some(built) = work.route(name, route) {
@@ -144,7 +149,7 @@ fn parts(loaded: &Loaded, keep: &Keep, metrics: &Metrics, faults: &mut Faults) -
             return None;
         }
     };
-    Some((matcher, routes, pools, listeners?))
+    Some((matcher, routes, pools, listeners?, files))
 }
 
 fn clash_fault(clash: &route::Clash, places: &[(&str, Range<usize>)]) -> Fault {
@@ -205,6 +210,7 @@ struct Work<'a> {
     keep: &'a Keep,
     metrics: &'a Metrics,
     pools: BTreeMap<String, Arc<Pool>>,
+    sources: Sources,
     faults: &'a mut Faults,
 }
 
@@ -218,6 +224,7 @@ impl Work<'_> {
         let captures: Arc<[SmolStr]> = own.pattern.get_ref().names().clone();
         own.faults().into_iter().for_each(|error| self.fault(name, "match", error));
         let pipeline = self.pipeline(name, route, &captures);
+        self.identity(name, route);
         let rewrite = match own.rewrite.as_ref().map(|r| Rewrite::build(r, &captures, &self.conf.server.path)) {
             Some(Err(error)) => {
                 self.fault(name, "rewrite", error);
@@ -248,12 +255,32 @@ impl Work<'_> {
         let conf = self.conf;
         let origin = |offset| conf.origin(offset);
         let mut found = vec![];
-        let cx = BuildCx { keep: self.keep, origin: &origin, route: name, captures };
+        let cx = BuildCx { keep: self.keep, origin: &origin, route: name, captures, sources: &self.sources };
         let pipeline = Pipeline::build(&route.policy, &cx, &mut found);
         for (key, error) in found {
             self.fault(name, key, error);
         }
         pipeline
+    }
+
+    /// Who it is is known only after `auth`: not to `when`, and never where nothing asks.
+    fn identity(&mut self, name: &str, route: &crate::conf::Route) {
+        let looks = |condition: &Expr| condition.vars().into_iter().find(|v| v.is_identity()).map(|v| v.to_string());
+        if let Some(when) = &route.own.when
+            && let Some(var) = looks(when.get_ref())
+        {
+            let why = format!("`{var}` is not known before the route is chosen, expected a condition of `allow`");
+            self.fault(name, "when", BuildError::new(why).at(when.span()));
+        }
+        if route.policy.auth.as_ref().is_some_and(|auth| auth.mode != Mode::Off) {
+            return;
+        }
+        for rule in route.policy.allow.iter().flat_map(|allow| allow.iter()) {
+            if let Some(var) = looks(&rule.get_ref().condition) {
+                let error = BuildError::new(format!("`{var}` is never known: this route has no `auth`"));
+                self.fault(name, "allow", error.at(rule.span()));
+            }
+        }
     }
 
     fn destination(&mut self, name: &str, route: &crate::conf::Route, captures: &[SmolStr]) -> Option<Destination> {

@@ -241,7 +241,9 @@ mod tests {
 
     #[test]
     fn what_is_no_place() {
-        for text in ["", "headers", "cookie", "cookie.", "cookie.a b", "query.a&b", "header.", "header.Cookie", "body.x"] {
+        for text in
+            ["", "headers", "cookie", "cookie.", "cookie.a b", "query.a&b", "header.", "header.Cookie", "body.x"]
+        {
             assert!(text.parse::<Place>().is_err(), "{text}");
         }
         for text in ["header", "header.x-key", "cookie.a", "query.a"] {

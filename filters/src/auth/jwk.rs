@@ -27,8 +27,11 @@ pub struct Key {
 
 /// The bytes are the key. RFC 7518, section 3.2: no shorter than the hash.
 pub fn secret(bytes: &[u8]) -> Result<Key, String> {
-    let algorithms: Vec<_> =
-        [(HS256, 32), (HS384, 48), (HS512, 64)].iter().filter(|(_, least)| bytes.len() >= *least).map(|a| a.0).collect();
+    let algorithms: Vec<_> = [(HS256, 32), (HS384, 48), (HS512, 64)]
+        .iter()
+        .filter(|(_, least)| bytes.len() >= *least)
+        .map(|a| a.0)
+        .collect();
     if algorithms.is_empty() {
         return Err(format!("a secret of {} bytes, expected at least 32 (RFC 7518, section 3.2)", bytes.len()));
     }

@@ -341,7 +341,8 @@ fn header(part: &str) -> Result<(Algorithm, Option<SmolStr>), Why> {
     // Tokens for other purposes say so (RFC 8725, section 3.11); those for access are "JWT" or "at+jwt" (RFC 9068).
     match header.get("typ") {
         None => {}
-        Some(Fact::Text(typ)) if ["jwt", "at+jwt", "application/at+jwt"].iter().any(|t| typ.eq_ignore_ascii_case(t)) => {}
+        Some(Fact::Text(typ))
+            if ["jwt", "at+jwt", "application/at+jwt"].iter().any(|t| typ.eq_ignore_ascii_case(t)) => {}
         Some(_) => return Err(why("its typ is not JWT or at+jwt")),
     }
     let algorithm = match header.get("alg") {
@@ -452,8 +453,7 @@ fn fingerprint(name: &str, conf: &Conf, files: &[Vec<u8>]) -> String {
     let mut hash = Context::new(&SHA256);
     let secret = conf.secret.as_ref().map_or(&[][..], |s| s.reveal().as_bytes());
     let algorithm = conf.algorithm.as_ref().map(Spanned::get_ref);
-    let text =
-        format!("{:?}", (algorithm, &conf.issuer, &conf.audience, conf.leeway, &conf.require, &conf.claims));
+    let text = format!("{:?}", (algorithm, &conf.issuer, &conf.audience, conf.leeway, &conf.require, &conf.claims));
     for part in [text.as_bytes(), secret].into_iter().chain(files.iter().map(Vec::as_slice)) {
         hash.update(&(part.len() as u64).to_be_bytes());
         hash.update(part);

@@ -248,7 +248,8 @@ fn claims_of_every_kind() {
         told(&conf(holds), "> GET http://h/\n> Authorization: Bearer TOKEN\n>>");
     }
     for fails in ["jwt.level == 8", "jwt.groups has 'a,b'", "jwt.groups == 'a'", "jwt.scope has 'orders'", "jwt.SUB"] {
-        let transcript = "> GET http://h/\n> Authorization: Bearer TOKEN\n< 403\n! allow.RULE enforce: it does not hold";
+        let transcript =
+            "> GET http://h/\n> Authorization: Bearer TOKEN\n< 403\n! allow.RULE enforce: it does not hold";
         told(&conf(fails), &transcript.replace("RULE", fails));
     }
 }

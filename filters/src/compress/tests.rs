@@ -5,7 +5,8 @@ use proptest::prelude::*;
 fn step(conf: &str) -> Compress {
     let conf: Conf = toml::from_str(conf).unwrap();
     let keep = crate::keep::Keep::default();
-    let cx = BuildCx { keep: &keep, origin: &|_| String::new(), route: "", captures: &[], sources: &Default::default() };
+    let cx =
+        BuildCx { keep: &keep, origin: &|_| String::new(), route: "", captures: &[], sources: &Default::default() };
     Compress::build(&conf, &cx).unwrap().unwrap()
 }
 

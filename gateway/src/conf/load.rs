@@ -11,6 +11,7 @@ use super::source::Sources;
 use super::tree::{Entry, Node, Origin, Outside, Span, Value, join};
 use super::{Server, admin, listen, route, service};
 use filters::Policy;
+use filters::auth::{jwt, keys};
 use filters::filter::BuildError;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -21,7 +22,7 @@ use std::sync::Arc;
 /// The sections that are one table.
 pub(super) const SINGLE: &[&str] = &["server", "admin"];
 /// The sections of named tables.
-pub(super) const NAMED: &[&str] = &["listen", "policy", "service", "route"];
+pub(super) const NAMED: &[&str] = &["listen", "jwt", "keys", "policy", "service", "route"];
 /// The keys of a route that say where a request goes: exactly one of them.
 pub(super) const DESTINATIONS: &[&str] = &["to", "redirect", "reply"];
 /// Settings of this file were written by nobody.
@@ -42,6 +43,8 @@ pub struct Conf {
     pub admin: admin::Conf,
     /// Never empty: without any, one listener `http` on `0.0.0.0:8080`.
     pub listen: BTreeMap<String, Item<listen::Conf>>,
+    pub jwt: BTreeMap<String, Item<jwt::Conf>>,
+    pub keys: BTreeMap<String, Item<keys::Conf>>,
     pub service: BTreeMap<String, Item<service::Conf>>,
     pub route: BTreeMap<String, Route>,
     /// The two sections that are one table, for their places.
@@ -118,6 +121,8 @@ impl Conf {
         let (name, key) = rest.split_once('.').unwrap_or((rest, ""));
         let node = match section {
             "listen" => self.listen.get(name).map(|i| &i.node),
+            "jwt" => self.jwt.get(name).map(|i| &i.node),
+            "keys" => self.keys.get(name).map(|i| &i.node),
             "service" => self.service.get(name).map(|i| &i.node),
             "route" => self.route.get(name).map(|r| &r.merged),
             _ => None,
@@ -157,10 +162,12 @@ impl Loaded {
         let conf = &self.conf;
         let single = conf.single.iter().map(|(name, node)| (name.to_string(), node));
         let listen = conf.listen.iter().map(|(name, i)| (format!("listen.{name}"), &i.node));
+        let jwt = conf.jwt.iter().map(|(name, i)| (format!("jwt.{name}"), &i.node));
+        let keys = conf.keys.iter().map(|(name, i)| (format!("keys.{name}"), &i.node));
         let service = conf.service.iter().map(|(name, i)| (format!("service.{name}"), &i.node));
         let route = conf.route.iter().map(|(name, r)| (format!("route.{name}"), &r.merged));
         let mut all = Settings::default();
-        for (name, node) in single.chain(listen).chain(service).chain(route) {
+        for (name, node) in single.chain(listen).chain(jwt).chain(keys).chain(service).chain(route) {
             for mut s in settings(node, &self.sources).0 {
                 s.path = join(&name, &s.path);
                 all.0.push(s);
@@ -420,6 +427,8 @@ impl<'a> Loader<'a> {
             self.faults.push(Fault::new(entry.node.place(key), why).at(join("admin", key)));
         }
         conf.listen = self.named(&tables, "listen");
+        conf.jwt = self.named(&tables, "jwt");
+        conf.keys = self.named(&tables, "keys");
         conf.service = self.named(&tables, "service");
         for policy in tables.of("policy") {
             self.partial(policy.node.entries(), &policy.node.span, &format!("policy.{}", policy.key));

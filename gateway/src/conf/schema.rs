@@ -3,6 +3,7 @@
 
 use super::{Server, admin, listen, route, service};
 use filters::Policy;
+use filters::auth::{jwt, keys};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use serde_json::Value;
@@ -29,6 +30,10 @@ struct File {
     admin: Option<admin::Conf>,
     /// Where connections come in.
     listen: Option<BTreeMap<String, listen::Conf>>,
+    /// Signed tokens that prove who somebody is, for `auth`.
+    jwt: Option<BTreeMap<String, jwt::Conf>>,
+    /// API keys that prove it.
+    keys: Option<BTreeMap<String, keys::Conf>>,
     /// Steps under a name, for routes to share.
     policy: Option<BTreeMap<String, Policy>>,
     /// Upstream services.
