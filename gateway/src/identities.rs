@@ -27,11 +27,13 @@ pub fn build(conf: &Conf, base: &Path, keep: &Keep, faults: &mut Faults) -> (Sou
         bytes
     };
     let mut sources = Sources::default();
-    for (name, item) in &conf.jwt {
+    // One that could not be read whole is told already, and a name that means it does not dangle.
+    conf.identities.iter().for_each(|name| sources.add(name, None));
+    for (name, item) in conf.jwt.iter().filter(|(_, item)| item.sound) {
         let built = Jwt::build(name, &item.value, &read, keep).map(|jwt| Source::Jwt(Arc::new(jwt)));
         add(&mut sources, conf, ("jwt", name), built, faults);
     }
-    for (name, item) in &conf.keys {
+    for (name, item) in conf.keys.iter().filter(|(_, item)| item.sound) {
         if let Some(other) = conf.jwt.get(name) {
             faults.add(twice(name, item, other));
         }

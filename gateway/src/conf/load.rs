@@ -45,6 +45,8 @@ pub struct Conf {
     pub listen: BTreeMap<String, Item<listen::Conf>>,
     pub jwt: BTreeMap<String, Item<jwt::Conf>>,
     pub keys: BTreeMap<String, Item<keys::Conf>>,
+    /// The names of all tables that prove identities, of those too that could not be read.
+    pub identities: Vec<String>,
     pub service: BTreeMap<String, Item<service::Conf>>,
     pub route: BTreeMap<String, Route>,
     /// The two sections that are one table, for their places.
@@ -429,6 +431,8 @@ impl<'a> Loader<'a> {
         conf.listen = self.named(&tables, "listen");
         conf.jwt = self.named(&tables, "jwt");
         conf.keys = self.named(&tables, "keys");
+        let identities = ["jwt", "keys"].into_iter().flat_map(|section| tables.of(section));
+        conf.identities = identities.map(|e| e.key.clone()).collect();
         conf.service = self.named(&tables, "service");
         for policy in tables.of("policy") {
             self.partial(policy.node.entries(), &policy.node.span, &format!("policy.{}", policy.key));
