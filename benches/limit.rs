@@ -20,7 +20,13 @@ const CLIENTS: u32 = 1_000_000;
 fn pipeline(toml: &str) -> Pipeline {
     let policy: Policy = toml::from_str(toml).expect("a policy");
     let (keep, mut faults) = (Keep::default(), vec![]);
-    let cx = BuildCx { keep: &keep, origin: &|_| "bench".into(), route: "bench", captures: &[] };
+    let cx = BuildCx {
+        keep: &keep,
+        origin: &|_| "bench".into(),
+        route: "bench",
+        captures: &[],
+        sources: &Default::default(),
+    };
     let pipeline = Pipeline::build(&policy, &cx, &mut faults);
     assert!(faults.is_empty(), "{faults:?}");
     pipeline

@@ -403,6 +403,10 @@ fn known_captures(key: &Key, cx: &BuildCx, span: &Range<usize>) -> Result<(), Bu
         Var::Capture(name) if !cx.captures.contains(name) => Some(name),
         _ => None,
     });
+    if let Some(part) = key.parts().iter().find(|part| part.is_identity()) {
+        let why = format!("`{part}` is not known where limits are counted, before `auth`");
+        return Err(BuildError::new(why).at(span.clone()));
+    }
     match unknown {
         Some(name) => Err(BuildError::new(format!("`match` captures no `{name}`")).at(span.clone())),
         None => Ok(()),

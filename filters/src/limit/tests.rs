@@ -237,7 +237,7 @@ fn the_upstreams_own_limits_stay() {
 fn limits(toml: &str, keep: &crate::keep::Keep, origin: &str) -> ByAddress {
     let policy: crate::Policy = toml::from_str(toml).unwrap();
     let origin = |_| origin.to_string();
-    let cx = BuildCx { keep, origin: &origin, route: "test", captures: &[] };
+    let cx = BuildCx { keep, origin: &origin, route: "test", captures: &[], sources: &Default::default() };
     ByAddress::build(&policy.limit.unwrap(), &cx).unwrap().unwrap()
 }
 
