@@ -11,6 +11,7 @@ mod require;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::LazyLock;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use regex_syntax::hir::Hir;
@@ -31,27 +32,18 @@ use require::Needs;
 /// what browsers, API clients and forms send: ids, paths, headers, prose.
 const ALPHABETS: &[&[u8]] = &[
     b"",
-    b"_-",
-    b" ",
     b"_-.",
-    b"_-. :/",
-    b"_-./",
-    b"_-+/=.",
-    b" -.,_!?",
-    b" -.,'",
-    b"_-.@+",
-    b"_-./:?=&%",
-    b"_-,;=./*+ ",
-    b"_-/:;,.() +",
-    b"\";=?, _.-",
-    b" -.,'!?:;\"()&\n\r",
+    b" ",
+    b"_-+/=.@",
+    b" -.,'_!?:",
+    b"_-./:?=&%+, ",
+    b"_-/:;,.()+=* ",
     b" -.,'!?:;\"()&\n\r\x80",
-    b" -._\x80",
     b"{}[]\":,. -_",
 ];
 
 /// The largest automaton that is unfolded into a table, in bytes.
-const TABLE_LIMIT: usize = 1 << 20;
+const TABLE_LIMIT: usize = 3 << 20;
 
 #[derive(Debug)]
 pub struct Plan {
@@ -62,7 +54,7 @@ pub struct Plan {
     /// Per rule: the number of its probe, if it has one.
     probe_of: Vec<Option<u32>>,
     probes: usize,
-    chains: Vec<Chain>,
+    chains: Vec<ChainProbes>,
     /// Per variable: the probes that look at it.
     by_var: Vec<Option<Bits>>,
     /// The collections and single variables that are looked at, so that each is walked once.
@@ -85,12 +77,12 @@ struct Watched {
     keyed: Vec<(Vec<u8>, Bits)>,
 }
 
-/// A chain of transformations that some probes want.
+type Chain = SmallVec<[Transform; 8]>;
+
+/// A chain of transformations and the probes that want it.
 #[derive(Debug)]
-struct Chain {
-    transforms: Vec<Transform>,
-    trigger: Mask,
-    always: bool,
+struct ChainProbes {
+    transforms: Chain,
     probes: Bits,
 }
 
@@ -173,8 +165,8 @@ impl Hasher for Spread {
 struct Kind {
     /// Which alphabet it is written in.
     alphabet: usize,
-    /// Chains that may act on such a value, and the probes that can match what comes out.
-    active: Vec<(u32, Bits)>,
+    /// What of the chains may act on such a value, and the probes that can match what comes out.
+    active: Vec<(Chain, Bits)>,
     /// The probes of all other chains: they see the value as it is.
     as_it_is: Bits,
     /// The probes that can match such a text, as far as its bytes tell.
@@ -316,14 +308,13 @@ impl Plan {
             if !meets(useful, wanted) {
                 continue;
             }
-            let chain = &self.chains[*chain as usize];
             let [a, b] = &mut c.scratch;
-            let text = apply(&chain.transforms, value, a, b);
+            let text = apply(chain, value, a, b);
             // The scan does not see case.
             if text.eq_ignore_ascii_case(value) {
-                or_and(&mut c.wanted, &chain.probes, wanted);
+                or_and(&mut c.wanted, useful, wanted);
             } else if let Some(same) = c.texts[..used].iter_mut().find(|t| t.bytes == text) {
-                or_and(&mut same.wanted, &chain.probes, wanted);
+                or_and(&mut same.wanted, useful, wanted);
             } else {
                 if used == c.texts.len() {
                     c.texts.push(Text::default());
@@ -334,7 +325,7 @@ impl Plan {
                 slot.bytes.extend_from_slice(text);
                 slot.wanted.clear();
                 slot.wanted.resize(wanted.len(), 0);
-                or_and(&mut slot.wanted, &chain.probes, wanted);
+                or_and(&mut slot.wanted, useful, wanted);
             }
         }
         let mut raw = std::mem::take(&mut c.wanted);
@@ -387,22 +378,27 @@ impl Plan {
 
     fn kind(&self, mask: Mask) -> Kind {
         let mut as_it_is = empty(self.probes);
-        let mut active = Vec::new();
+        let mut active: Vec<(Chain, Bits)> = Vec::new();
         // Few different things can come out of all chains.
         let mut outcomes: SmallVec<[(Mask, Bits); 4]> = SmallVec::new();
-        for (n, chain) in self.chains.iter().enumerate() {
-            if !chain.always && chain.trigger & mask == 0 {
+        for chain in &self.chains {
+            let reduced = reduce(&chain.transforms, mask);
+            if reduced.is_empty() {
                 as_it_is.iter_mut().zip(&chain.probes).for_each(|(a, b)| *a |= b);
                 continue;
             }
-            let out = outcome(&chain.transforms, mask);
+            let out = outcome(&reduced, mask);
             let at = outcomes.iter().position(|(m, _)| *m == out).unwrap_or_else(|| {
                 outcomes.push((out, self.eligible(out)));
                 outcomes.len() - 1
             });
             let useful: Bits = outcomes[at].1.iter().zip(&chain.probes).map(|(a, b)| a & b).collect();
-            if useful.iter().any(|w| *w != 0) {
-                active.push((n as u32, useful));
+            if useful.iter().all(|w| *w == 0) {
+                continue;
+            }
+            match active.iter_mut().find(|(c, _): &&mut (Chain, Bits)| *c == reduced) {
+                Some((_, bits)) => bits.iter_mut().zip(&useful).for_each(|(a, b)| *a |= b),
+                None => active.push((reduced, useful)),
             }
         }
         Kind { alphabet: self.alphabet(classes::special(mask)), active, as_it_is, eligible: self.eligible(mask) }
@@ -437,15 +433,21 @@ fn outcome(transforms: &[Transform], mask: Mask) -> Mask {
         Transform::NormalizePathWin => mask | classes::of(b'/'),
         Transform::Lowercase => mask,
         Transform::Length => 0,
-        _ if classes::of_set(&t.trigger()) & mask == 0 && !acts_on_letters(*t) => mask,
+        _ if !acts(*t, mask) => mask,
         Transform::UrlDecodeUni | Transform::UrlDecode if mask & classes::of(b'%') == 0 => mask | classes::of(b' '),
         _ => Mask::MAX,
     })
 }
 
-/// Small letters and digits have no class: what acts on them acts always.
-fn acts_on_letters(t: Transform) -> bool {
-    (b'a'..=b'z').chain(b'0'..=b'9').any(|b| t.trigger().contains(b))
+/// Whether a transformation can act on a value of these classes. Small letters and digits have no class: what acts on them
+/// acts always.
+fn acts(t: Transform, mask: Mask) -> bool {
+    static TRIGGERS: LazyLock<Vec<Mask>> = LazyLock::new(|| {
+        let letters = |t: &Transform| (b'a'..=b'z').chain(b'0'..=b'9').any(|b| t.trigger().contains(b));
+        Transform::ALL.iter().map(|t| if letters(t) { Mask::MAX } else { classes::of_set(&t.trigger()) }).collect()
+    });
+    let trigger = TRIGGERS[t as usize];
+    trigger == Mask::MAX || trigger & mask != 0
 }
 
 impl Known {
@@ -598,25 +600,62 @@ fn watched<'l>(probes: &[(u32, Probe)], link: impl Fn(u32) -> &'l Link) -> Vec<W
 }
 
 /// All chains of transformations; a rule with `multiMatch` wants every step of its own.
-fn chains<'l>(probes: &[(u32, Probe)], link: impl Fn(u32) -> &'l Link, count: usize) -> Vec<Chain> {
-    let mut out: Vec<Chain> = Vec::new();
+fn chains<'l>(probes: &[(u32, Probe)], link: impl Fn(u32) -> &'l Link, count: usize) -> Vec<ChainProbes> {
+    let mut out: Vec<ChainProbes> = Vec::new();
     for (n, (index, _)) in probes.iter().enumerate() {
         let link = link(*index);
         let from = if link.multi_match { 0 } else { link.transforms.len() };
         for length in from..=link.transforms.len() {
             let transforms = &link.transforms[..length];
-            let at = out.iter().position(|c| c.transforms == transforms).unwrap_or_else(|| {
-                // The scan does not see case, and nothing else acts on capitals alone.
-                let seen = || transforms.iter().filter(|t| **t != Transform::Lowercase);
-                let trigger = seen().fold(0, |m, t| m | classes::of_set(&t.trigger()));
-                let always = seen().any(|t| acts_on_letters(*t));
-                out.push(Chain { transforms: transforms.to_vec(), trigger, always, probes: empty(count) });
+            let at = out.iter().position(|c| *c.transforms == *transforms).unwrap_or_else(|| {
+                out.push(ChainProbes { transforms: transforms.into(), probes: empty(count) });
                 out.len() - 1
             });
             set(&mut out[at].probes, n);
         }
     }
     out
+}
+
+/// What is left of a chain for values of these classes: without the steps that cannot act on anything that reaches them,
+/// and without folding of case where only the scan, which does not see case, comes after it.
+fn reduce(transforms: &[Transform], mask: Mask) -> Chain {
+    let mut left = Chain::new();
+    let mut reaches = mask;
+    for &t in transforms {
+        if acts(t, reaches) {
+            left.push(t);
+            reaches = outcome(&[t], reaches);
+        }
+    }
+    let folds = left.iter().rposition(|t| !blind_to_case(*t)).map_or(0, |i| i + 1);
+    let mut n = 0;
+    left.retain(|t| {
+        n += 1;
+        n <= folds || *t != Transform::Lowercase
+    });
+    left
+}
+
+/// Whether a transformation does the same to a value in small letters, but for case.
+fn blind_to_case(t: Transform) -> bool {
+    matches!(
+        t,
+        Transform::Lowercase
+            | Transform::CmdLine
+            | Transform::CompressWhitespace
+            | Transform::RemoveWhitespace
+            | Transform::RemoveNulls
+            | Transform::ReplaceNulls
+            | Transform::ReplaceComments
+            | Transform::RemoveComments
+            | Transform::RemoveCommentsChar
+            | Transform::NormalizePath
+            | Transform::NormalizePathWin
+            | Transform::Trim
+            | Transform::TrimLeft
+            | Transform::TrimRight
+    )
 }
 
 impl Alphabet {
