@@ -43,7 +43,7 @@ const ALPHABETS: &[&[u8]] = &[
 ];
 
 /// The largest automaton that is unfolded into a table, in bytes.
-const TABLE_LIMIT: usize = 3 << 20;
+const TABLE_LIMIT: usize = 5 << 20;
 
 #[derive(Debug)]
 pub struct Plan {
