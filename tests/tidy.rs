@@ -91,7 +91,6 @@ fn pingoras_session_is_named_in_few_places() {
     let allowed = [
         "gateway/src/proxy.rs",
         "gateway/src/wire.rs",
-        "gateway/src/mirror.rs",
         "gateway/src/listen/",
         "gateway/src/demo/",
         "gateway/src/admin/",

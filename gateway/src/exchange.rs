@@ -69,7 +69,6 @@ pub struct Upstream {
     pub lease: Option<Lease>,
     pub tried: Tried,
     pub attempts: u32,
-    pub reused: bool,
     pub status: u16,
     pub endpoint: SmolStr,
     pub fd: Option<std::os::fd::RawFd>,
@@ -187,6 +186,13 @@ impl Exchange {
     pub fn due(&self, at: u64) {
         if let Some(watch) = &self.watch {
             watch.set(at);
+        }
+    }
+
+    /// The upstream's connection may be kept for others from now on: no deadline of this request may cut it.
+    pub fn release_upstream(&self) {
+        if let Some(watch) = &self.watch {
+            watch.upstream(None);
         }
     }
 

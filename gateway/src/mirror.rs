@@ -8,7 +8,6 @@ use crate::exchange::Exchange;
 use crate::service::Pool;
 use bytes::{Bytes, BytesMut};
 use filters::head::RequestHead;
-use pingora::proxy::Session;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +34,7 @@ pub struct Copy {
 }
 
 /// Starts a copy of this request, if the route wants one and the draw says so; only for the first attempt.
-pub fn begin(session: &Session, head: &RequestHead, exchange: &mut Exchange) {
+pub fn begin(head: &RequestHead, exchange: &mut Exchange) {
     let Some(mirror) = exchange.route().and_then(|r| r.mirror.as_ref()) else { return };
     let drawn = (crate::id::random() >> 11) as f64 / (1_u64 << 53) as f64;
     if exchange.upstream.attempts > 1 || exchange.upgrade || drawn >= mirror.share {
@@ -46,7 +45,6 @@ pub fn begin(session: &Session, head: &RequestHead, exchange: &mut Exchange) {
     if head.insert_header("X-Portcullis-Mirror", "1").is_err() {
         return;
     }
-    let _ = session;
     exchange.upstream.mirror = Some(Copy { head, body: BytesMut::new(), pool: mirror.pool.clone() });
 }
 

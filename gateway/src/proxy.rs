@@ -77,20 +77,16 @@ impl ProxyHttp for Gateway {
         exchange: &mut Box<Exchange>,
     ) -> Result<()> {
         exchange.times.connected = clock::now();
-        exchange.upstream.reused = reused;
         exchange.upstream.fd = Some(fd);
         if let Some(leg) = exchange.leg() {
             leg.metrics.connected(reused);
-        }
-        if let Some(lease) = &exchange.upstream.lease {
-            lease.connected(reused);
         }
         Ok(())
     }
 
     async fn upstream_request_filter(
         &self,
-        session: &mut Session,
+        _: &mut Session,
         head: &mut pingora::http::RequestHeader,
         exchange: &mut Box<Exchange>,
     ) -> Result<()> {
@@ -106,7 +102,7 @@ impl ProxyHttp for Gateway {
             // A shared HTTP/2 connection must not be shut down for one request.
             watch.upstream(exchange.upstream.fd.filter(|_| head.version != Version::HTTP_2 && !exchange.upgrade));
         }
-        mirror::begin(session, head, exchange);
+        mirror::begin(head, exchange);
         Ok(())
     }
 
@@ -167,6 +163,9 @@ impl ProxyHttp for Gateway {
         }
         // The first byte was awaited; from here on the pauses between reads count, and the end.
         exchange.due(if exchange.upgrade { u64::MAX } else { exchange.times.due });
+        if exchange.times.due == u64::MAX || wire::bodiless(session, head) {
+            exchange.release_upstream();
+        }
         wire::strip_hop_by_hop(head);
         Ok(())
     }
@@ -199,6 +198,9 @@ impl ProxyHttp for Gateway {
             exchange.response_body(chunk, end);
         }
         exchange.bytes_out += chunk.as_ref().map_or(0, Bytes::len) as u64;
+        if end {
+            exchange.release_upstream();
+        }
         Ok(None)
     }
 
@@ -225,9 +227,7 @@ impl ProxyHttp for Gateway {
         exchange: &mut Box<Exchange>,
         client_reused: bool,
     ) -> Box<Error> {
-        if let Some(watch) = &exchange.watch {
-            watch.upstream(None);
-        }
+        exchange.release_upstream();
         if matches!(error.etype(), ErrorType::HTTPStatus(_)) {
             // Decided in a filter: the upstream's status was reported there, a refusal is not its fault.
             return error;

@@ -192,6 +192,12 @@ pub fn merge_cookies(head: &mut RequestHead) {
     }
 }
 
+/// No body follows this head (RFC 9112, section 6.3).
+pub fn bodiless(session: &Session, head: &ResponseHead) -> bool {
+    let empty = head.headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0");
+    empty || session.req_header().method == Method::HEAD || head.status == 204 || head.status == 304
+}
+
 /// Removes what concerns only the connection to the upstream (RFC 9110, section 7.6.1). `Connection` itself is
 /// written by Pingora; an accepted upgrade keeps its `Upgrade`.
 pub fn strip_hop_by_hop(head: &mut ResponseHead) {

@@ -26,8 +26,6 @@ pub struct State {
     ejections: AtomicU32,
     ejected: AtomicU64,
     connect_failed: AtomicU64,
-    connects: AtomicU64,
-    reused: AtomicU64,
     /// When it came (back) into service; 0: was always there, [`UNSEEN`]: new, not yet looked at.
     since: AtomicU64,
     unhealthy: AtomicBool,
@@ -53,8 +51,6 @@ impl State {
             ejections: AtomicU32::new(0),
             ejected: AtomicU64::new(0),
             connect_failed: AtomicU64::new(0),
-            connects: AtomicU64::new(0),
-            reused: AtomicU64::new(0),
             since: AtomicU64::new(if new { UNSEEN } else { 0 }),
             unhealthy: AtomicBool::new(false),
             checks: AtomicU32::new(0),
@@ -87,9 +83,6 @@ impl State {
     }
     pub(super) fn end(&self) {
         self.inflight.fetch_sub(1, Relaxed);
-    }
-    pub(super) fn connected(&self, reused: bool) {
-        (if reused { &self.reused } else { &self.connects }).fetch_add(1, Relaxed);
     }
 
     /// Takes in how a try ended; true if the endpoint is ejected by it.
@@ -202,9 +195,6 @@ pub struct Snapshot {
     pub requests: u64,
     pub ejections: u64,
     pub connect_failed: u64,
-    /// New connections, and requests that went over one that stood already.
-    pub connects: u64,
-    pub reused: u64,
 }
 
 impl Endpoint {
@@ -221,8 +211,6 @@ impl Endpoint {
             requests: s.requests.load(Relaxed),
             ejections: s.ejected.load(Relaxed),
             connect_failed: s.connect_failed.load(Relaxed),
-            connects: s.connects.load(Relaxed),
-            reused: s.reused.load(Relaxed),
         }
     }
 }

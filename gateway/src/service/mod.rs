@@ -394,11 +394,6 @@ impl Lease {
         peer
     }
 
-    /// The request now has a connection: a new one, or one that stood already.
-    pub fn connected(&self, reused: bool) {
-        self.endpoint.state.connected(reused);
-    }
-
     /// Remembers this endpoint as tried.
     pub fn note(&self, tried: &mut Tried) {
         tried.push(balance::id(&self.endpoint));
